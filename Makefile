@@ -15,7 +15,7 @@ PORT ?= 8000
 PAGE_PORT ?= 7860
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install data data-fusions data-recipes quickstart fusions recipes test test-slow test-browser test-demo test-ray serve-demo reliability test-lowest release-check notebooks lint docs docs-serve format bench cards clean
+.PHONY: help install data data-fusions data-recipes quickstart fusions recipes test test-slow test-browser test-demo test-ray serve-demo reliability test-lowest lint docs docs-serve format bench cards clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -133,6 +133,8 @@ test-lowest:  ## the tests with the oldest versions that pyproject.toml allows, 
 	.venv-lowest/bin/python -m pip install --quiet --editable ".[dev]" --constraint requirements-lowest.txt
 	.venv-lowest/bin/python -m pip install --quiet --no-deps --requirement requirements-data.txt
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest $(PARALLEL) --ignore tests/conformance < /dev/null
+
+.PHONY: release-check notebooks
 
 # MM_HF_DIST: the files that are tested are those that would be published. TAG: of a release, v and the version.
 release-check: install  ## build what is published, look into it, and run a quickstart from the wheel in a new environment

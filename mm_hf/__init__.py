@@ -17,7 +17,7 @@ def _is_the_command() -> bool:
     words, started = sys.orig_argv, (getattr(sys, "argv", None) or [""])[0]
     if "-m" in words[:-1]:
         return started == "-m" and words[words.index("-m") + 1] == "mm_hf"
-    # The script that `pip install` makes, not one of that name: it lies beside the interpreter.
+    # The script that `pip install` makes, and not another file of that name: it is in the interpreter's folder.
     return Path(started).stem == "mm_hf" and Path(started).absolute().parent == Path(sys.executable).absolute().parent
 
 
@@ -25,6 +25,6 @@ if TYPE_CHECKING or not _is_the_command():
     from .api import *  # noqa: F403
     from .api import __all__ as __all__
 else:
-    # The command shows its help without waiting for torch and transformers: a verb imports what it needs when it runs.
+    # The command shows its help before torch and transformers load: each verb imports what it needs when it runs.
     def __getattr__(name: str) -> Any:
         return getattr(import_module(".api", __name__), name)

@@ -1,4 +1,4 @@
-"""`python -m mm_hf`: the command `mm_hf`, where no script of this name is on the path."""
+"""`python -m mm_hf` does what the command `mm_hf` does, for machines that do not have the script on the path."""
 
 from .cli import main
 

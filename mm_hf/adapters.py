@@ -1,9 +1,9 @@
-"""Low-rank adapters (LoRA, Hu et al. 2022) through PEFT: put in, trained, kept alone, merged into the weights.
+"""Low-rank adapters (LoRA, Hu et al. 2022) through PEFT: add them, save them alone, merge them into the weights.
 
-The adapters go into the model itself (`peft.inject_adapter_in_model`), without PEFT's wrapper around it: it keeps its
-class and its `forward`, and what trains, measures or serves a model of mm_hf does so with adapters too. With adapters
-in it, it is not saved by `save_pretrained`, whose checkpoint would have PEFT's names in it: `merge_lora` first, or
-`save_lora`.
+The adapters go into the model itself (`peft.inject_adapter_in_model`), without PEFT's wrapper around it. The model
+keeps its class and its `forward`, so training, evaluation and serving work as without adapters. A model with adapters
+cannot be saved with `save_pretrained`, because the checkpoint would contain PEFT's names. Call `merge_lora` first, or
+use `save_lora`.
 """
 
 import re
@@ -21,7 +21,7 @@ from .models.modeling_mm_fusion import MMFusionModel
 from .models.pretrained_mm_fusion import MMFusionPreTrainedModel
 
 
-# PEFT's own file, and what its `PeftModel` puts before the names in it, so that it can read what is saved here.
+# PEFT's file name, and the prefix that `PeftModel` puts before the names, so that PEFT can read what is saved here.
 ADAPTER_FILE = "adapter_model.safetensors"
 PEFT_PREFIX = "base_model.model."
 
@@ -40,25 +40,25 @@ class StateBeforeAdapters:
 def add_lora(
     model: MMFusionPreTrainedModel, where: str, rank: int = 8, alpha: float | None = None, dropout: float = 0.0
 ) -> MMFusionPreTrainedModel:
-    """Puts LoRA into the linear layers and ungrouped convolutions of pretrained parts.
+    """Adds LoRA to the linear layers and the ungrouped convolutions of the pretrained parts.
 
-    A part that gets adapters trains through them alone, but for what in the fusion is neither (gates, norms). All that
-    is new (projections, absent tokens, head; the fusion, unless it is adapted) trains in full. Encoders without
-    adapters stay as they are, frozen or training. An encoder with adapters must let gradients through, so it leaves
-    `config.freeze_encoders` until `merge_lora`.
+    In a part with adapters only the adapters train, and the parameters of the fusion that are in no such layer (gates,
+    norms). All new parts (projections, absent tokens, head; the fusion, unless it gets adapters) train in full.
+    Encoders without adapters stay as they are, frozen or training. An encoder with adapters must let gradients pass,
+    taken out of `config.freeze_encoders` until `merge_lora`.
 
     Args:
         model: a model of mm_hf; it is changed in place.
-        where: `"encoders"` for all of them, one modality, `"fusion"`, or `"all"` for encoders and fusion.
-        rank: of the adapters.
-        alpha: they count `alpha / rank` times; left out, `2 * rank`.
-        dropout: of the adapters' inputs.
+        where: `"encoders"` for all encoders, the name of one modality, `"fusion"`, or `"all"` for encoders and fusion.
+        rank: the rank of the adapters.
+        alpha: the adapters' output is multiplied by `alpha / rank`; left out, `2 * rank`.
+        dropout: the dropout on the adapters' inputs.
 
     Returns:
-        the same model.
+        the same model, with adapters.
 
     Raises:
-        ValueError: an unknown place, a place without a layer that can be adapted, or a model with adapters.
+        ValueError: the place is unknown, it has no layer that can be adapted, or the model has adapters already.
     """
     from peft import LoraConfig
 
@@ -74,10 +74,10 @@ def add_lora(
 
 
 def lora_targets(model: MMFusionPreTrainedModel, where: str) -> list[str]:
-    """Names of the modules that `add_lora` adapts in one place.
+    """Names of the modules that `add_lora` adapts in one place of the model.
 
-    Convolutions with groups (depthwise ones have a handful of weights a channel) and those that read pixels (stems,
-    patch embeddings) are left out.
+    Two kinds of convolutions are left out: those with groups (a depthwise one has only a few weights per channel), and
+    those that read pixels (stems, patch embeddings).
     """
     base = model.base_model
     places = {"encoders": base.config.modalities, "fusion": [], "all": base.config.modalities}
@@ -97,12 +97,12 @@ def lora_targets(model: MMFusionPreTrainedModel, where: str) -> list[str]:
             ):
                 targets.append(f"{prefix}{part}.{name}")
     if not targets:
-        raise ValueError(f"There is no linear layer and no ungrouped convolution in {where!r} to put LoRA into.")
+        raise ValueError(f"{where!r} has no linear layer and no ungrouped convolution: LoRA cannot be added there.")
     return targets
 
 
 def inject(model: MMFusionPreTrainedModel, lora_config: Any):
-    """Puts the adapters of a PEFT config into the model and says what trains beside them."""
+    """Adds the adapters of a PEFT config to the model, and sets which other parameters train."""
     from peft import inject_adapter_in_model
 
     if hasattr(model, "peft_config"):
@@ -125,43 +125,43 @@ def inject(model: MMFusionPreTrainedModel, lora_config: Any):
     frozen = tuple(f"encoders.{name}." for name in adapted)
     for name, _ in base.named_parameters():
         if name.startswith(frozen) and not is_lora(name):
-            base.untrained.add(name)  # `apply_freezing` leaves them alone then
+            base.untrained.add(name)  # so `apply_freezing` does not change them
     for name, parameter in model.named_parameters():
         own_name = name.removeprefix("" if base is model else f"{model.base_model_prefix}.")
         kept = id(parameter) in trained and id(parameter) not in weights and not own_name.startswith(frozen)
         parameter.requires_grad_(is_lora(name) or kept)
     base.config.freeze_encoders = [name for name in base.config.frozen_encoders if name not in adapted]
     partly = {name: n for name, n in (base.config.trained_layers or {}).items() if name not in adapted}
-    base.config.trained_layers = partly or None  # with adapters, all of an encoder is in training mode
+    base.config.trained_layers = partly or None  # an encoder with adapters is in training mode as a whole
     base.modules_in_training = {name: paths for name, paths in base.modules_in_training.items() if name in partly}
     base.applied_freezing = freezing_of(base.config)
     model.train(model.training)
 
 
 def adapted_layers(module: nn.Module) -> dict[str, Any]:
-    """PEFT's layers by name."""
+    """PEFT's layers, by name."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     return {name: layer for name, layer in module.named_modules() if isinstance(layer, BaseTunerLayer)}
 
 
 def is_lora(name: str) -> bool:
-    """Whether a parameter of this name is an adapter's."""
+    """Whether this is the name of an adapter's parameter."""
     return ".lora_" in name
 
 
 def require_lora(model: MMFusionPreTrainedModel):
-    """Raises a ValueError where there are no adapters."""
+    """Raises a ValueError if the model has no adapters."""
     if not hasattr(model, "peft_config"):
         raise ValueError(f"This {type(model).__name__} has no adapters: call add_lora or load_lora first.")
 
 
 def merge_lora(model: MMFusionPreTrainedModel) -> MMFusionPreTrainedModel:
-    """Adds the adapters to the weights and removes them: behind it the model is an ordinary one again, with its names,
-    its frozen encoders and what trained before.
+    """Adds the adapters to the weights and removes them. The model is then an ordinary one again: it has its old names
+    and its frozen encoders, and the same parameters train as before `add_lora`.
 
     Raises:
-        ValueError: no adapters, or adapters that are not finite.
+        ValueError: the model has no adapters, or they are not finite.
     """
     require_lora(model)
     for name, layer in adapted_layers(model).items():
@@ -181,10 +181,10 @@ def merge_lora(model: MMFusionPreTrainedModel) -> MMFusionPreTrainedModel:
 
 
 def save_lora(model: MMFusionPreTrainedModel, folder: str | Path):
-    """Keeps the adapters and all else that trains (projections, fusion, head), without the encoders' own weights.
+    """Saves the adapters and everything else that trains (projections, fusion, head), without the encoders' weights.
 
-    The files are PEFT's, `adapter_config.json` and `adapter_model.safetensors`, so that
-    `peft.PeftModel.from_pretrained(model, folder)` reads them as well.
+    The files are in PEFT's format, `adapter_config.json` and `adapter_model.safetensors`, so that
+    `peft.PeftModel.from_pretrained(model, folder)` can read them too.
     """
     require_lora(model)
     tensors = {PEFT_PREFIX + name: tensor.contiguous() for name, tensor in kept_tensors(model).items()}
@@ -194,7 +194,7 @@ def save_lora(model: MMFusionPreTrainedModel, folder: str | Path):
 
 
 def kept_tensors(model: MMFusionPreTrainedModel) -> dict[str, torch.Tensor]:
-    """What training changes: adapters (under PEFT's names for them), parameters, and running statistics."""
+    """The tensors that training changes: adapters (under PEFT's names), parameters, and running statistics."""
     from peft import get_peft_model_state_dict
 
     tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
@@ -205,13 +205,13 @@ def kept_tensors(model: MMFusionPreTrainedModel) -> dict[str, torch.Tensor]:
 
 
 def load_lora(model: MMFusionPreTrainedModel, folder: str | Path) -> MMFusionPreTrainedModel:
-    """Puts in what `save_lora` kept, into a model from the same encoders; it can train on.
+    """Loads what `save_lora` saved, into a model with the same encoders. The model can then train on.
 
     Returns:
         the same model.
 
     Raises:
-        ValueError: a model with adapters, or one whose parts have other names or shapes; it stays as it was.
+        ValueError: the model has adapters already, or its parts have other names or shapes. The model is unchanged.
     """
     from peft import PeftConfig, set_peft_model_state_dict
 
@@ -221,11 +221,11 @@ def load_lora(model: MMFusionPreTrainedModel, folder: str | Path) -> MMFusionPre
     kept = kept_tensors(model)
     known = {**model.state_dict(), **kept}
     differing = [name for name in tensors if name not in known or known[name].shape != tensors[name].shape]
-    # An encoder that trains here may have been frozen there.
+    # An encoder that trains in this model may have been frozen in the saved one.
     differing += [name for name in kept if name not in tensors and (is_lora(name) or "encoders." not in name)]
     if differing:
-        merge_lora(model)  # they are all zero yet
-        raise ValueError(f"{folder} does not fit this model in {len(differing)} weights, such as {differing[0]!r}.")
+        merge_lora(model)  # the adapters are still zero, so this only removes them
+        raise ValueError(f"{folder} does not fit this model: {len(differing)} weights differ, e.g. {differing[0]!r}.")
     set_peft_model_state_dict(model, tensors)
     return model
 
@@ -236,5 +236,5 @@ def trainable_fraction(model: nn.Module) -> float:
 
 
 def count(model: nn.Module, chosen: Callable[[nn.Parameter], bool]) -> int:
-    """How many numbers are in the chosen parameters."""
+    """The number of values in the chosen parameters."""
     return sum(parameter.numel() for parameter in model.parameters() if chosen(parameter))

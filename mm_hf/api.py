@@ -1,4 +1,4 @@
-"""All public names of `mm_hf`, which hands them on. Importing this registers what they name with the Auto classes."""
+"""All public names of `mm_hf`. Importing this module registers the classes with the Auto classes of transformers."""
 
 from . import evidence
 from .columns_of_data import understand

@@ -1,4 +1,4 @@
-"""Balance between modalities that learn at different speeds: the one that is ahead is held back."""
+"""Balances modalities that learn at different speeds: the gradients of the faster one are made smaller."""
 
 import hashlib
 from functools import partial
@@ -16,33 +16,33 @@ from .models.tasks import CLASSES
 class GradientModulation:
     """On-the-fly gradient modulation with generalisation enhancement (OGM-GE, Peng et al. 2022).
 
-    In each step a modality's score is the mean probability of the right class that the model gives when it sees this
-    modality alone; its ratio to the mean score of the others, where above 1, shrinks the gradients of its encoder and
-    projection by `1 - tanh(alpha * ratio)`. Noise as large as each gradient's own deviation is added to those of all
-    modalities, since smaller steps generalise worse.
+    In each step, every modality gets a score: the mean probability of the right class when the model sees only this
+    modality. The ratio of this score to the mean score of the others is then computed. If the ratio is above 1,
+    the gradients of the encoder and the projection are multiplied by `1 - tanh(alpha * ratio)`. Noise with the
+    standard deviation of each gradient is added for all modalities, because smaller steps generalise worse.
 
-    The paper reads the scores of two modalities off the two halves of a linear layer; a fusion of any kind has no
-    halves, so that the scores here are those of rows whose other modalities are absent (see `modality_dropout`, which
-    teaches the model what that is). Hooks on the model and the optimizer do all of it: nothing else has to be called.
+    The paper reads the scores of two modalities off the two halves of a linear layer. A fusion in general has no such
+    halves. So here a score comes from rows in which all other modalities are absent (`modality_dropout` teaches the
+    model to handle such rows). Hooks on the model and the optimizer do all of this: you need to call nothing else.
 
     Args:
-        model: with one label a row, in training mode when it learns; neither compiled nor sharded.
-        optimizer: of its parameters.
-        alpha: how strongly; the paper takes 0.1 to 0.8.
+        model: has one label per row, and is in training mode when it learns; neither compiled nor sharded.
+        optimizer: the optimizer of the model's parameters.
+        alpha: the strength; the paper uses 0.1 to 0.8.
 
     Raises:
-        ValueError: a model of another kind, or of one modality.
+        ValueError: the model is of another kind, or has only one modality.
     """
 
     def __init__(self, model: MMFusionForClassification, optimizer: torch.optim.Optimizer, alpha: float):
         if not isinstance(model, MMFusionForClassification) or len(model.config.modalities) < 2:
             raise ValueError(
-                "Gradient modulation balances the modalities of a model of classes, of which it needs two; got "
-                f"{type(model).__name__} with {model.config.modalities}."
+                "Gradient modulation needs a classification model (MMFusionForClassification) with at least two "
+                f"modalities; got {type(model).__name__} with {model.config.modalities}."
             )
         self.model, self.alpha = model, alpha
-        self.projected: dict[str, tuple] = {}  # by modality states, index and tokens of the present forward
-        self.coefficients: dict[str, float] = {}  # of the last step
+        self.projected: dict[str, tuple] = {}  # per modality: states, index and tokens of the current forward
+        self.coefficients: dict[str, float] = {}  # the coefficients of the last step
         self._forget()
         for name, projection in model.model.projections.items():
             projection.register_forward_hook(partial(self._note, name))
@@ -50,24 +50,24 @@ class GradientModulation:
         optimizer.register_step_pre_hook(self._modulate)
 
     def _forget(self):
-        """Starts the sums of a step: of each modality the probabilities of right classes, and how many."""
+        """Resets the sums of a step: per modality, the probabilities of the right classes and their number."""
         self.sums = torch.zeros(len(self.model.config.modalities), 2, dtype=torch.float64)
 
     def _note(self, name: str, projection: nn.Module, args: tuple, projected: TokenStates):
-        """Keeps what a modality's projection was given and gave."""
+        """Keeps the input and the output of a modality's projection."""
         if projection.training:
             self.projected[name] = (*args, projected)
 
     @torch.no_grad()
     def _score(self, model: nn.Module, args: tuple, kwargs: dict[str, Any], outputs: Any):
-        """Adds the scores of one forward."""
+        """Adds the scores of one forward pass."""
         projected, self.projected = self.projected, {}
         labels = kwargs.get("labels")
-        if labels is None or len(projected) < len(self.sums):  # not in training, or some of it was prepared before
+        if labels is None or len(projected) < len(self.sums):  # no training step, or part of it was encoded before
             return
         head = self.model.task_head
         if head.label_kind != CLASSES:
-            raise ValueError(f"Gradient modulation is for one label a row; the problem is {head.name}.")
+            raise ValueError(f"Gradient modulation needs one class label per row; the problem type is {head.name}.")
         parts, fusion = self.model.model.projections.eval(), self.model.model.fusion.eval()
         absent, present = {}, {}
         for name, (states, index, _) in projected.items():
@@ -85,7 +85,7 @@ class GradientModulation:
 
     @torch.no_grad()
     def _modulate(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict[str, Any]):
-        """Shrinks gradients, and adds the noise."""
+        """Makes the gradients smaller, and adds the noise."""
         sums = self.sums.to(self.model.device) if world_size() > 1 else self.sums
         self._forget()
         if world_size() > 1:
@@ -95,7 +95,7 @@ class GradientModulation:
         self.coefficients = coefficients(scores, self.alpha)
         if not self.coefficients:
             return
-        # The sums are the same on all processes, and when a killed run makes the step again: so must the noise be.
+        # The sums are equal on all processes, and also when a killed run repeats the step. The noise must be so too.
         seed = int.from_bytes(hashlib.sha256(sums.cpu().numpy().tobytes()).digest()[:8], "big") >> 1
         generator = torch.Generator().manual_seed(seed)
         for name, coefficient in self.coefficients.items():
@@ -108,7 +108,7 @@ class GradientModulation:
 
 
 def coefficients(scores: dict[str, float], alpha: float) -> dict[str, float]:
-    """What the gradients of each modality are multiplied by; nothing where fewer than two have a score."""
+    """The factor for the gradients of each modality; empty if fewer than two modalities have a score."""
     factors: dict[str, float] = {}
     for name, score in scores.items() if len(scores) > 1 else ():
         others = [other for key, other in scores.items() if key != name]

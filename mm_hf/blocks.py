@@ -1,4 +1,4 @@
-"""Tensors that are made of blocks with names, such as one a modality or one a label, and what two of them share."""
+"""Tensors made of named blocks, such as one block per modality or label: copies the blocks that two tensors share."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,16 +12,16 @@ Axes = Mapping[int, Sequence[Any]]
 def carry(
     tensor: torch.Tensor, old: torch.Tensor, axes: Axes, old_axes: Axes, allowed: Axes | None = None
 ) -> set[Any] | None:
-    """Copies what two tensors have in common.
+    """Copies the blocks that two tensors have in common.
 
     Args:
-        tensor: changed in place.
-        old: the one that is read.
-        axes, old_axes: by axis the names of its equally large blocks; other axes have to be equally long.
-        allowed: by axis those of the old names that are taken over; left out, all.
+        tensor: the tensor to copy into; it is changed in place.
+        old: the tensor to copy from.
+        axes, old_axes: per axis, the names of its blocks, which have equal sizes; other axes must have equal lengths.
+        allowed: per axis, the names of old blocks that may be copied; left out, all of them.
 
     Returns:
-        names of the new tensor's blocks that were not copied; None where nothing was.
+        the names of the new tensor's blocks that were not copied; None if nothing was copied.
     """
     if tensor.ndim != old.ndim:
         return None
@@ -46,7 +46,7 @@ def carry(
 
 
 def copy_weights(weights: Mapping[str, torch.Tensor], others: Mapping[str, torch.Tensor]) -> bool:
-    """Copies weights where all names and shapes agree; says whether they do."""
+    """Copies the weights if all names and shapes agree; returns whether they do."""
     if {key: value.shape for key, value in weights.items()} != {key: value.shape for key, value in others.items()}:
         return False
     for key, value in weights.items():
@@ -55,7 +55,7 @@ def copy_weights(weights: Mapping[str, torch.Tensor], others: Mapping[str, torch
 
 
 def grid(places: list[torch.Tensor], device: torch.device) -> tuple[torch.Tensor, ...]:
-    """Places along each axis as an index of all their combinations."""
+    """Turns positions along each axis into an index of all their combinations."""
     return tuple(
         place.to(device).reshape([-1 if other == axis else 1 for other in range(len(places))])
         for axis, place in enumerate(places)

@@ -1,6 +1,6 @@
-"""The command `mm_hf`: one word for each thing that can be done with it.
+"""The command `mm_hf`: one verb for each thing that it can do.
 
-A verb's module is imported when the verb runs, and not for its help, so that `--help` does not wait for torch.
+The module of a verb is imported when the verb runs, not to show help, so that `--help` does not wait for torch.
 """
 
 import sys
@@ -14,13 +14,13 @@ from .training.flags import docstring_of
 
 
 class Verb(NamedTuple):
-    """What the command can do.
+    """One verb of the command.
 
     Args:
-        line: of the list of verbs.
-        module: whose `script()` does it, with what `sys.argv` holds.
+        line: its description in the list of verbs.
+        module: the module with the function `script()`, which reads `sys.argv` and does the work.
         parser: the function that makes the parser of its flags, in a module that loads neither torch nor transformers.
-            None: the verb's own module is such a one, and shows its help itself.
+            None: the verb's own module loads neither, and shows its help itself.
     """
 
     line: str
@@ -42,22 +42,22 @@ SHOWING = "mm_hf.commands.arguments:demo_parser"
 FETCHING = "mm_hf.commands.arguments:fetch_parser"
 VERBS = {
     "train": Verb("train on a recipe or on your data, with Accelerate", "mm_hf.training.train", TRAINING),
-    "finetune": Verb("the same, through the Trainer", "mm_hf.training.finetune", TRAINING),
+    "finetune": Verb("the same with the Trainer of transformers", "mm_hf.training.finetune", TRAINING),
     "evaluate": Verb("measure a checkpoint: metrics, floors, a report", "mm_hf.commands.evaluate", MEASURING),
     "compare": Verb("compare two runs on the same test rows", "mm_hf.commands.compare", COMPARING),
-    "predict": Verb("predict the rows of a file", "mm_hf.commands.predict", PREDICTING),
-    "explain": Verb("say what answers rest on: which modality", "mm_hf.commands.explain", EXPLAINING),
-    "export": Verb("write a checkpoint as graphs, for a service without torch", "mm_hf.commands.export", EXPORTING),
+    "predict": Verb("predict the labels of the rows of a file", "mm_hf.commands.predict", PREDICTING),
+    "explain": Verb("show how much each modality contributes to the answers", "mm_hf.commands.explain", EXPLAINING),
+    "export": Verb("write a checkpoint as a graph, to serve it without torch", "mm_hf.commands.export", EXPORTING),
     "serve": Verb("answer requests over HTTP", "mm_hf.commands.serve", SERVING),
-    "demo": Verb("a page on which people try a checkpoint", "mm_hf.commands.demo", SHOWING),
+    "demo": Verb("open a web page to try a checkpoint", "mm_hf.commands.demo", SHOWING),
     "fetch": Verb("download the files that a column of URLs names", "mm_hf.commands.fetch", FETCHING),
     "answer": Verb("answer one question about a picture", "mm_hf.commands.answer"),
     "chat": Verb("ask about a picture, question after question", "mm_hf.commands.chat", CHATTING),
-    "search": Verb("find pictures or sounds by texts, and texts by them", "mm_hf.commands.search", SEARCHING),
+    "search": Verb("find images or sounds by text, and text by image or sound", "mm_hf.commands.search", SEARCHING),
     "results": Verb("print the results of a run", "mm_hf.commands.results"),
     "recipes": Verb("list, show and copy the packaged recipes", "mm_hf.commands.recipes"),
-    "cache": Verb("where the features of frozen encoders are kept, and how large", "mm_hf.commands.cache"),
-    "prepare": Verb("make the encoders and data that the recipes name", "mm_hf.commands.prepare"),
+    "cache": Verb("show where the features of frozen encoders are cached, and their size", "mm_hf.commands.cache"),
+    "prepare": Verb("make the encoders and data that the recipes use", "mm_hf.commands.prepare"),
 }
 HELP = ("-h", "--help")
 
@@ -77,14 +77,14 @@ Fuse pretrained encoders of pictures, texts, sounds, tables and time series, and
 verbs:
 {verbs}
 
-`mm_hf VERB --help` tells more of each, `mm_hf --version` the version."""
+`mm_hf VERB --help` shows the options of a verb, `mm_hf --version` the version."""
 
 
 def main(words: list[str] | None = None):
-    """Does what the command line says.
+    """Runs the command line.
 
     Raises:
-        SystemExit: with status 2 and one line for a verb that is not there; else as the verb ends.
+        SystemExit: status 2 with one line if the verb is unknown; else the status of the verb.
     """
     words = sys.argv[1:] if words is None else words
     if not words or words[0] in HELP:
@@ -99,26 +99,26 @@ def main(words: list[str] | None = None):
     verb, prog = VERBS[name], f"mm_hf {name}"
     if verb.parser is not None and any(word in HELP for word in others):
         parser = resolve_name(verb.parser)(docstring_of(verb.module), prog)
-        if any(word.split("=")[0] == "--import" for word in others):  # it may bring flags
+        if any(word.split("=")[0] == "--import" for word in others):  # an imported file may add flags
             resolve_name(IMPORTING)(parser, others)
         parser.print_help()
         return
     sys.argv = [prog, *others]
     try:
         module = import_module(verb.module)
-    except KeyboardInterrupt:  # within the seconds that torch and transformers take to load
+    except KeyboardInterrupt:  # during the seconds in which torch and transformers load
         print("\nstopped by Ctrl-C.", file=sys.stderr)
         sys.exit(130)
     except ModuleNotFoundError as error:
         package = str(error.name).split(".")[0]
         if package == "mm_hf":
-            refuse(f"`{prog}` needs {error.name}, which this installation lacks: install mm_hf anew.")
+            refuse(f"`{prog}` needs {error.name}, which is missing from this installation: install mm_hf again.")
         refuse(f"`{prog}` needs the package {package}, which is not installed: pip install 'mm_hf[train]'.")
     module.script()
 
 
 def refuse(message: str):
-    """Ends the command with one line."""
+    """Prints one line and ends the command."""
     print(f"mm_hf: error: {message}", file=sys.stderr)
     sys.exit(2)
 

@@ -1,4 +1,4 @@
-"""`mm_hf.understand`, without loading what reads data until it is called."""
+"""`mm_hf.understand`. The modules that read data are loaded only when it is called."""
 
 import os
 from collections.abc import Collection, Mapping
@@ -17,7 +17,7 @@ def understand(
     named: Mapping[str, str] | None = None,
     ignore: Collection[str] = (),
 ) -> "Understanding":
-    """What every column of a data set is, by what it holds: what `mm_hf train FILE --label NAME` does first.
+    """Finds out what each column of a data set is, from its values. `mm_hf train FILE --label NAME` begins with this.
 
     ```python
     seen = mm_hf.understand("houses.csv", label="price")
@@ -27,18 +27,18 @@ def understand(
     ```
 
     Args:
-        dataset: a file, folder or Hub id; a `Dataset`, a `DatasetDict`, or a pandas `DataFrame`.
-        label: the column of the labels, or several.
-        data_root: folder that paths start from; left out, that of the data, or one below it that holds the files.
-        named: by column what it is, as `{"story": "text", "code": "table"}`; the others are looked at.
-        ignore: columns that are left out.
+        dataset: a file, a folder or a Hub id; or a `Dataset`, a `DatasetDict`, or a pandas `DataFrame`.
+        label: the column of the labels, or a list of several.
+        data_root: the folder that paths start from; left out, the folder of the data, or one in it that has the files.
+        named: the kind of some columns, as `{"story": "text", "code": "table"}`; the others are detected.
+        ignore: columns to leave out.
 
     Returns:
         an object with `roles` (a dict), `columns` (a `Columns`), `keys()` (of a recipe), `table()` and `suspicions`.
 
     Raises:
-        ValueError: a column that is not there, or a data set that cannot be read.
-        FileNotFoundError: there is no such data set.
+        ValueError: a column does not exist, or the data set cannot be read.
+        FileNotFoundError: the data set does not exist.
     """
     from .data.understanding import understand
 

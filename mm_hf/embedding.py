@@ -1,4 +1,4 @@
-"""The distinct texts and other items of a data set, encoded or embedded for search."""
+"""Encodes or embeds the distinct texts and other items of a data set, for search."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -25,11 +25,12 @@ def embed(
     progress: bool = True,
     unreadable: dict[int, str] | None = None,
 ) -> torch.Tensor:
-    """The embeddings of the items of these rows, `(N, E)` float32 on the CPU.
+    """The embeddings of the items of some rows, `(N, E)` float32 on the CPU.
 
     Args:
         model, collator, modality, rows: see `Gallery`.
-        unreadable: takes by place why an item cannot be read, which is left out then; None: it raises.
+        unreadable: a dict that gets the reason for each item that cannot be read, by its place; the item is then left
+            out. None: such an item raises.
     """
     batches = batches_of(model, collator, modality, rows, places, batch_size, progress, unreadable)
     embeddings = [model.get_features(modality, None, **inputs).float().cpu() for inputs in batches]
@@ -46,7 +47,7 @@ def encode(
     batch_size: int = 128,
     progress: bool = True,
 ) -> EncoderStates:
-    """Encodes the items of these rows, each of which has one; see `Gallery`."""
+    """Encodes the items of some rows; each row has one. See `Gallery`."""
     batches = batches_of(model, collator, modality, rows, places, batch_size, progress)
     return joined([model.model.encode({}, None, **inputs)[modality] for inputs in batches])
 
@@ -61,7 +62,7 @@ def batches_of(
     progress: bool,
     unreadable: dict[int, str] | None = None,
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """The model's inputs of the items of these rows, some at a time; arguments as for `embed`."""
+    """Yields the model's inputs for the items of some rows, in batches; for the arguments see `embed`."""
     model.eval()
     prepare = partial(collator.prepare_items, modality)
     starts = range(0, len(places), batch_size)
@@ -73,9 +74,9 @@ def batches_of(
 
 
 def joined(parts: list[EncoderStates]) -> EncoderStates:
-    """Several states as one; sequences padded to the longest."""
+    """Joins several states into one; sequences are padded to the longest."""
     if not all(part.levels for part in parts) or len({part.mask is None for part in parts}) > 1:
-        raise ValueError("Only states with items are joined, and with a mask all of them or none.")
+        raise ValueError("States can be joined only if each has items, and if all of them have a mask or none has.")
     levels = []
     for level in zip(*(part.levels or () for part in parts)):
         longest = max(values.shape[1] for values in level)

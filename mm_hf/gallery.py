@@ -1,5 +1,5 @@
-"""What is searched: the distinct texts and images (or sounds) of a data set, embedded once, found by inner product
-(faiss)."""
+"""What can be searched: the distinct texts and images (or sounds) of a data set. Each is embedded once, and found by
+inner product (faiss)."""
 
 import json
 import os
@@ -22,25 +22,25 @@ from .models.retrieval_mm_fusion import MMFusionForRetrieval
 
 
 logger = logging.get_logger(__name__)
-# The vectors are in a file of a new name each time, which `gallery.json` names: that is replaced at one blow.
-# Galleries of before have theirs in `embeddings.safetensors`.
+# The vectors are written to a file with a new name each time. `gallery.json` names this file, and is replaced in one
+# step. Older galleries have their vectors in `embeddings.safetensors`.
 FILE, EMBEDDINGS = "gallery.json", "embeddings.safetensors"
-LENGTH = 0.02  # how far from 1 the length of a vector may be: in 16 bits they are rounded
+LENGTH = 0.02  # how far the length of a vector may be from 1: in 16 bits it is rounded
 
 
 @dataclass
 class Gallery:
-    """The distinct texts and images (or sounds) of a data set, as they can be searched.
+    """The distinct texts and images (or sounds) of a data set, ready for search.
 
     Args:
-        embeddings: by modality, the texts first, `(U, E)` float32 of length 1.
-        places: by modality for each item the first row that has it.
-        keys: by modality what tells each item apart, see `MultimodalCollator.item_key`.
-        pairs: of each row that has both, the text's and the other item's place, `(N, 2)` int64.
-        factory: how faiss indexes them: `"Flat"` is exact; others, such as `"HNSW32"`, are faster where there are
-            millions.
-        model: the `fingerprint` of the model that made the embeddings; None for galleries of before.
-        source: what is kept with them, for JSON: which rows they are of.
+        embeddings: per modality, texts first, `(U, E)` float32 of length 1.
+        places: per modality, for each item the first row that contains it.
+        keys: per modality, the key that identifies each item, see `MultimodalCollator.item_key`.
+        pairs: for each row with both, the place of its text and the place of its other item, `(N, 2)` int64.
+        factory: the kind of faiss index: `"Flat"` is exact; others, such as `"HNSW32"`, are faster for millions of
+            items.
+        model: the `fingerprint` of the model that made the embeddings; None for older galleries.
+        source: further values to save with the gallery, for JSON: which rows it was built from.
     """
 
     embeddings: dict[str, torch.Tensor]
@@ -64,19 +64,19 @@ class Gallery:
         batch_size: int = 128,
         progress: bool = True,
     ) -> "Gallery":
-        """Embeds every distinct text and image, or sound, of some rows.
+        """Embeds every distinct text and image (or sound) of some rows.
 
         Args:
-            model: in eval mode when this returns.
-            collator: prepares the items; bad ones raise, or are left out, as it says.
-            rows: as `mm_hf.data` gives them.
+            model: is in eval mode afterwards.
+            collator: prepares the items; its settings say whether a bad item raises or is left out.
+            rows: rows as `mm_hf.data` makes them.
             factory: see the class.
 
         Raises:
             BadRowError: an item that cannot be read.
         """
         searched = (model.query_modality, model.item_modality)
-        distinct: dict[str, dict[str, int]] = {modality: {} for modality in searched}  # by key the first row
+        distinct: dict[str, dict[str, int]] = {modality: {} for modality in searched}  # per key, the first row
         paired: list[list[str]] = []  # keys
         for start in range(0, len(rows), 1000):
             for row in rows.__getitems__(list(range(start, min(start + 1000, len(rows))))):
@@ -106,17 +106,17 @@ class Gallery:
         )
 
     def search(self, queries: torch.Tensor, modality: str, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The k best items of a modality for each query.
+        """The k best items of a modality, for each query.
 
         Args:
             queries: `(Q, E)` float, of length 1, see `MMFusionForRetrieval.get_features`.
-            k: how many; no more than there are.
+            k: the number of items; at most as many as the gallery has.
 
         Returns:
-            `(Q, k)` similarities, the best first, and `(Q, k)` places of the items.
+            `(Q, k)` similarities, best first, and `(Q, k)` places of the items.
         """
         if modality not in self.embeddings:
-            raise ValueError(f"This gallery holds {sorted(self.embeddings)}, and no {modality!r}.")
+            raise ValueError(f"This gallery has no {modality!r}: it holds {sorted(self.embeddings)}.")
         index = self._indexes.get(modality)
         if index is None:
             index = self._indexes[modality] = make_index(self.embeddings[modality], self.factory)
@@ -124,13 +124,13 @@ class Gallery:
         return torch.from_numpy(scores), torch.from_numpy(places)
 
     def relevant(self) -> torch.Tensor:
-        """Which texts and other items some row pairs, `(U_text, U_item)` bool."""
+        """Which text and which other item occur in the same row, `(U_text, U_item)` bool."""
         paired = torch.zeros(*map(len, self.keys.values()), dtype=torch.bool)
         paired[self.pairs[:, 0], self.pairs[:, 1]] = True
         return paired
 
     def save(self, folder: str | Path):
-        """Writes embeddings (safetensors) and the rest (JSON). Who stops halfway leaves the gallery that was there."""
+        """Writes embeddings (safetensors) and the rest (JSON). If it stops halfway, the old gallery is still whole."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         vectors = folder / f"embeddings-{uuid.uuid4().hex[:12]}.safetensors"
@@ -159,16 +159,16 @@ class Gallery:
         """Reads what `save` wrote.
 
         Args:
-            model: that will search; one that did not make the gallery is refused.
+            model: the model that will search; if it did not make the gallery, it is refused.
 
         Raises:
             FileNotFoundError: the folder holds no gallery.
-            ValueError: a gallery that is damaged, or was made by another model.
+            ValueError: the gallery is damaged, or another model made it.
         """
         folder = Path(folder)
         if not (folder / FILE).exists():
-            raise FileNotFoundError(f"{folder} holds no gallery: there is no {FILE}.")
-        anew = "Build it anew."
+            raise FileNotFoundError(f"{folder} holds no gallery: it has no file {FILE}.")
+        anew = "Build the gallery again."
         try:
             rest = json.loads((folder / FILE).read_text(encoding="utf-8"))
             sums = rest.pop("xxh3_64", {})
@@ -181,11 +181,11 @@ class Gallery:
         except (ValueError, AttributeError, TypeError, RecursionError) as error:
             raise ValueError(f"{folder / FILE} is damaged ({type(error).__name__}: {error}). {anew}") from None
         if not whole:
-            raise ValueError(f"{folder / FILE} is not what was saved there: its checksum is another. {anew}")
+            raise ValueError(f"{folder / FILE} has changed since it was saved: its checksum differs. {anew}")
         if vectors.parent != folder or not vectors.exists():
-            raise FileNotFoundError(f"{folder} holds no whole gallery: there is no {vectors.name}. {anew}")
+            raise FileNotFoundError(f"The gallery in {folder} is not complete: {vectors.name} is missing. {anew}")
         if can_check() and sums.get("embeddings") not in (None, checksum_of(vectors)):
-            raise ValueError(f"{vectors} is not what was saved there: its checksum is another. {anew}")
+            raise ValueError(f"{vectors} has changed since it was saved: its checksum differs. {anew}")
         try:
             tensors = load_file(vectors)
             pairs = tensors.pop("pairs")
@@ -193,64 +193,66 @@ class Gallery:
             gallery.check()
         except (SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"The gallery in {folder} is damaged: {error}. {anew}") from None
-        if not gallery.source and (folder / "source.json").exists():  # as it was written before
+        if not gallery.source and (folder / "source.json").exists():  # older galleries have it in a file of its own
             gallery.source = json.loads((folder / "source.json").read_text(encoding="utf-8"))
         if model is not None:
             gallery.check_model(model, folder)
         return gallery
 
     def check(self):
-        """Looks whether its parts can be of one gallery."""
+        """Checks that the parts fit together."""
         if not isinstance(self.keys, dict) or not self.keys or list(self.keys) != list(self.places):
-            raise ValueError(f"it has keys of {list(self.keys)} and places of {list(self.places)}")
+            raise ValueError(f"it has keys for {list(self.keys)}, but places for {list(self.places)}")
         if not isinstance(self.factory, str):
-            raise ValueError(f"its factory is {self.factory!r}")
+            raise ValueError(f"its factory must be a text, got {self.factory!r}")
         for modality, keys in self.keys.items():
             places, vectors = self.places[modality], self.embeddings.get(modality)
             counts = (len(keys), len(places), 0 if vectors is None else len(vectors))
             if len(set(counts)) > 1 or len(set(keys)) != len(keys):
-                raise ValueError(f"of {modality} it has {counts} keys, places and embeddings")
+                raise ValueError(f"{modality}: keys must be distinct, one per place and embedding; got {counts}")
             if not all(isinstance(place, int) and place >= 0 for place in places):
-                raise ValueError(f"not all places of {modality} are numbers of rows")
+                raise ValueError(f"{modality}: not all places are row numbers")
             if vectors is None:
                 continue
             if vectors.ndim != 2 or vectors.dtype is not torch.float32:
-                raise ValueError(f"embeddings of {modality} are {tuple(vectors.shape)} {vectors.dtype}")
-            lengths = torch.linalg.vector_norm(vectors, dim=-1)
-            if not ((lengths - 1).abs() <= LENGTH).all():  # NaN is not
                 raise ValueError(
-                    f"embeddings of {modality} have lengths from {lengths.min():.4g} to {lengths.max():.4g}, not 1"
+                    f"embeddings of {modality} must be 2-D float32, got {tuple(vectors.shape)} {vectors.dtype}"
+                )
+            lengths = torch.linalg.vector_norm(vectors, dim=-1)
+            if not ((lengths - 1).abs() <= LENGTH).all():  # true for NaN too
+                raise ValueError(
+                    f"embeddings of {modality} must have length 1, got {lengths.min():.4g} to {lengths.max():.4g}"
                 )
         if self.pairs.ndim != 2 or self.pairs.shape[1] != 2 or self.pairs.dtype is not torch.int64:
-            raise ValueError(f"its pairs are {tuple(self.pairs.shape)} {self.pairs.dtype}")
+            raise ValueError(f"its pairs must be (N, 2) int64, got {tuple(self.pairs.shape)} {self.pairs.dtype}")
         sizes = [len(keys) for keys in self.keys.values()]
         outside = len(sizes) != 2 or bool((self.pairs < 0).any() or (self.pairs >= torch.tensor(sizes)).any())
         if len(self.pairs) and outside:
-            raise ValueError(f"it pairs items up to {self.pairs.amax(0).tolist()} of {sizes}")
+            raise ValueError(f"its pairs name items up to {self.pairs.amax(0).tolist()}, but it has {sizes} items")
 
     def check_model(self, model: MMFusionForRetrieval, folder: str | Path):
         """Refuses a model that did not make this gallery: its similarities would mean nothing."""
         widths = {vectors.shape[1] for vectors in self.embeddings.values()}
         if widths - {model.config.projection_dim}:
             raise ValueError(
-                f"The gallery in {folder} has vectors of {sorted(widths)} numbers, and the model makes "
-                f"{model.config.projection_dim}: it was built with another model. Build it with this one."
+                f"The gallery in {folder} has vectors of length {sorted(widths)}, but the model makes vectors of "
+                f"length {model.config.projection_dim}: another model built it. Build it again with this model."
             )
         if self.model is not None and (current := fingerprint(model)) not in (None, self.model):
             raise ValueError(
-                f"The gallery in {folder} was built with another model ({self.model}, not {current}): build it with "
-                "this one, or name the model that it was built with."
+                f"Another model ({self.model}, not {current}) built the gallery in {folder}. Build the gallery again "
+                "with this model, or use the model that built it."
             )
 
 
 def checksum_of_text(values: Any) -> str:
-    """The xxh3 of what JSON makes of some values."""
+    """The xxh3 of some values, written as JSON."""
     return checksum_of_bytes(json.dumps(values, sort_keys=True).encode())
 
 
 @torch.no_grad()
 def fingerprint(model: nn.Module) -> str | None:
-    """What tells the weights of a model from all others, in whatever folder they lie; None without xxhash."""
+    """A checksum that identifies the weights of a model, in whatever folder they are; None without xxhash."""
     if not can_check():
         return None
     parts = []
@@ -261,14 +263,14 @@ def fingerprint(model: nn.Module) -> str | None:
 
 
 def empty_index(width: int, factory: str) -> Any:
-    """A faiss index by inner product over vectors of this width, none of them in it yet."""
+    """An empty faiss index by inner product, for vectors of this width."""
     import faiss
 
     try:
         return faiss.index_factory(width, factory, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1]
-        raise ValueError(f"faiss knows no index {factory!r} ('Flat' is exact): {reason}") from None
+        raise ValueError(f"faiss has no index {factory!r}; 'Flat' is the exact one. It says: {reason}") from None
 
 
 def make_index(embeddings: torch.Tensor, factory: str) -> Any:

@@ -1,4 +1,5 @@
-"""The last layers of a model and what their outputs mean: from one model to the next they go by their labels."""
+"""The last layers of a model, and what their outputs mean. A new model takes them over from an old one by their
+labels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,21 +20,21 @@ HEADS: dict[str, type[MMFusionPreTrainedModel]] = {
     entry.task: getattr(import_module(f"{__package__}.models.{entry.module}"), entry.class_name)
     for entry in HEAD_TABLE
 }
-# By the name of a head's class its task, where the columns of the data do not tell it.
+# The task of a head class, for heads where the columns of the data do not determine it.
 TASK_OF = {entry.class_name: entry.task for entry in HEAD_TABLE if not entry.by_columns}
-LISTED = 20  # names in a line
+LISTED = 20  # the most names that one line shows
 
 
 @dataclass
 class Head:
-    """One last layer, and what its outputs mean.
+    """One last layer, and the meaning of its outputs.
 
     Args:
-        layer: `D` to its outputs.
+        layer: from the fusion width `D` to its outputs.
         kind: "labels", "numbers" or "tokens".
-        names: of its labels or tokens; None where nobody named them.
-        mean, scale: of numbers, one an output.
-        sole: it is the only head of its model.
+        names: the names of its labels or tokens; None if they have no names.
+        mean, scale: for numbers: one value per output.
+        sole: whether it is the only head of its model.
     """
 
     layer: Any
@@ -44,11 +45,11 @@ class Head:
     sole: bool = True
 
 
-KINDS = {NUMBERS: "numbers", TEXTS: "tokens"}  # of all others "labels"
+KINDS = {NUMBERS: "numbers", TEXTS: "tokens"}  # all other kinds are "labels"
 
 
 def of_heads(model: MMFusionPreTrainedModel, column: str | None, tokens: Sequence[str] | None) -> dict[Any, Head]:
-    """The heads of a model by task; that of a single task by its label, which may be None."""
+    """The heads of a model, by task. The key of a single task is its label, which may be None."""
     heads = {}
     for task, (layer, head) in model.last_layers().items():
         kind = KINDS.get(head.label_kind, "labels")
@@ -66,7 +67,7 @@ def of_heads(model: MMFusionPreTrainedModel, column: str | None, tokens: Sequenc
 
 
 def load_heads(heads: dict[Any, Head], old: dict[Any, Head], name: str) -> list[str]:
-    """Takes over what heads have in common."""
+    """Takes over the parts that the heads have in common."""
     lines, used = [], set()
     for task, head in heads.items():
         title, other = title_of(task, head), partner_of(task, head, old)
@@ -90,13 +91,13 @@ def load_heads(heads: dict[Any, Head], old: dict[Any, Head], name: str) -> list[
 
 
 def title_of(task: Any, head: Head) -> str:
-    """What lines call a head."""
+    """The name of a head in the printed lines."""
     return "head" if head.sole else f"head of {task}"
 
 
 def partner_of(task: Any, head: Head, old: dict[Any, Head]) -> Head | None:
-    """The head of the checkpoint that a head takes over from: that of its task, or, where both models have but one,
-    and the names of labels tell what is the same, that one."""
+    """The head of the checkpoint to take weights from. It is the head of the same task. If both models have only one
+    head, it is that one, as long as the names of the labels show which rows are the same."""
     partner = None if task is None else old.get(task)
     if partner is None and head.sole and len(old) == 1 and head.kind != "numbers":
         (only,) = old.values()
@@ -105,7 +106,7 @@ def partner_of(task: Any, head: Head, old: dict[Any, Head]) -> Head | None:
 
 
 def load_names(head: Head, other: Head, name: str) -> str:
-    """Takes over the rows of the labels, or tokens, whose names agree; says which."""
+    """Takes over the rows of labels or tokens with equal names. Returns a line that lists them."""
     if head.names is None or other.names is None:
         return "fresh"
     both = [label for label in head.names if label in other.names]
@@ -120,7 +121,7 @@ def load_names(head: Head, other: Head, name: str) -> str:
 
 
 def load_numbers(head: Head, other: Head, name: str) -> str:
-    """Takes over a regression, so that it gives the same numbers in their own unit."""
+    """Takes over a regression head, so that it gives the same numbers in their own unit."""
     if head.layer.weight.shape != other.layer.weight.shape:
         return "fresh"
     (mean, scale), (old_mean, old_scale) = (
@@ -133,7 +134,7 @@ def load_numbers(head: Head, other: Head, name: str) -> str:
 
 
 def load_whole(head: Head, other: Head, name: str) -> str:
-    """Takes over a layer of another kind, of a head from outside the package, where both mean the same."""
+    """Takes over a layer of another kind (a head from outside the package) if it means the same in both models."""
     same = (head.names, head.mean, head.scale) == (other.names, other.mean, other.scale)
     same &= type(head.layer).__qualname__ == type(other.layer).__qualname__
     taken = same and copy_weights(head.layer.state_dict(), other.layer.state_dict())
@@ -141,6 +142,6 @@ def load_whole(head: Head, other: Head, name: str) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names in a line; of many, the first ones."""
+    """Names joined in one line; if there are many, only the first ones."""
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return ", ".join(names[:LISTED]) + more

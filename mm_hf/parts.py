@@ -1,5 +1,5 @@
-"""From one model to the next: takes over of a checkpoint what a new model has as well, and says of every part where it
-came from."""
+"""Starts a new model from an old one: takes over from a checkpoint all parts that the new model has too. Says for each
+part where its weights come from."""
 
 import os
 from collections.abc import Collection, Sequence
@@ -27,7 +27,7 @@ def class_of(config: MMFusionConfig, source: Any) -> type[MMFusionPreTrainedMode
     """The class that a checkpoint was saved from."""
     name = (config.architectures or [MMFusionModel.__name__])[0]
     if name not in CLASSES:
-        raise ValueError(f"{source} is a checkpoint of {name}; known are {', '.join(CLASSES)}.")
+        raise ValueError(f"{source} is a checkpoint of the class {name}; it must be one of {', '.join(CLASSES)}.")
     return CLASSES[name]
 
 
@@ -43,30 +43,31 @@ def load_parts(
     checkpoint_tokens: Sequence[str] | None = None,
     **kwargs: Any,
 ) -> list[str]:
-    """Takes over, in place, the weights of a checkpoint that mean the same in a model.
+    """Copies into a model, in place, the weights of a checkpoint that have the same meaning in both.
 
-    Encoders and projections go by modality. A fusion of the same type is taken over; of layers that join modalities,
-    the share of each modality that both have. A head goes by its labels: classes whose names agree take over their row
-    of weight and bias. Of several tasks the names of the tasks have to agree first. Numbers are taken over where the
-    label is the same one, in its unit, whatever `label_mean` and `label_scale` each model has. All else stays as it is
-    in the model, and every line says so.
+    Encoders and projections are matched by modality. A fusion is taken over if its type is the same; from layers that
+    join modalities, the blocks of the modalities that both models have. A head is matched by its labels: each class
+    with the same name takes over its row of weight and bias. With several tasks, the names of the tasks must agree
+    first. A head of numbers is taken over if the label is the same column, in the unit of that label, whatever
+    `label_mean` and `label_scale` the two models have. All else stays as it is in the model, and the lines say so.
 
     Args:
         model: changed in place; without adapters.
         checkpoint: a folder, a Hub id, or a model in memory, of any class of mm_hf.
-        name: what the lines call the checkpoint; left out, its last name.
-        fresh: modalities that are not taken over though both have them: what their columns mean has changed.
-        column, checkpoint_column: the label of the model, and of the checkpoint, where they have a single one: numbers
-            are taken over where both are the same.
-        tokens, checkpoint_tokens: of models of CTC, what they write, by id.
-        kwargs: for `from_pretrained` (`revision`, `token`…).
+        name: the name of the checkpoint in the lines; left out, the last part of its path.
+        fresh: modalities that are not taken over even if both models have them, because their columns now mean
+            something else.
+        column, checkpoint_column: the label column of the model and of the checkpoint, for models with a single label.
+            A head of numbers is taken over only if the two are equal.
+        tokens, checkpoint_tokens: for CTC models: the tokens that they write, in the order of their ids.
+        kwargs: arguments of `from_pretrained` (`revision`, `token`…).
 
     Returns:
         lines such as "head: 2 of 3 labels from a (cat, dog); fresh: bird".
 
     Raises:
-        ValueError: a model with adapters, or a checkpoint of another package.
-        OSError: there is no such checkpoint.
+        ValueError: a model has adapters, or the checkpoint is not one of mm_hf.
+        OSError: the checkpoint does not exist.
     """
     for given in (model, checkpoint):
         if hasattr(given, "peft_config"):
@@ -94,7 +95,7 @@ def load_parts(
 
 
 def load_base(model: MMFusionModel, old: MMFusionModel, name: str, fresh: Collection[str]) -> tuple[list[str], set]:
-    """See `load_parts`; gives lines, and the modalities whose encoder was taken over."""
+    """See `load_parts`; returns its lines, and the modalities whose encoder was taken over."""
     lines, taken = [], set()
     for modality, encoder in model.encoders.items():
         if modality not in old.encoders:
@@ -113,11 +114,11 @@ def load_base(model: MMFusionModel, old: MMFusionModel, name: str, fresh: Collec
 
 
 def load_projection(projection: Any, old: Any, modality: str, name: str) -> list[str]:
-    """Takes over a projection; of the places that a row has for items, those that both have."""
+    """Takes over a projection. If the numbers of places per row differ, takes over the places that both have."""
     weights, others = dict(projection.state_dict()), dict(old.state_dict())
     places, old_places = weights.pop("place_embeddings", None), others.pop("place_embeddings", None)
     if not copy_weights(weights, others):
-        return [f"{modality} projection: fresh, that of {name} has other shapes"]
+        return [f"{modality} projection: fresh, the one of {name} has other shapes"]
     line = f"{modality} projection: from {name}"
     if places is not None:
         both = min(projection.places, old.places if old_places is not None else 0)
@@ -131,8 +132,8 @@ def load_projection(projection: Any, old: Any, modality: str, name: str) -> list
 
 
 def load_fusion(fusion: Fusion, old: Fusion, name: str, strange: Collection[str]) -> str:
-    """Takes over a fusion. `strange` are modalities of the checkpoint whose encoders were not taken over: what the
-    fusion has for them means nothing to others."""
+    """Takes over a fusion. `strange`: modalities of the checkpoint whose encoders were not taken over. The parameters
+    that the fusion has for them have no meaning for other encoders."""
     kinds = fusion.config.fusion_type, old.config.fusion_type
     if type(fusion) is not type(old):
         return f"fusion: fresh, {name} has {kinds[1]!r}, not {kinds[0]!r}"
@@ -155,7 +156,7 @@ def load_fusion(fusion: Fusion, old: Fusion, name: str, strange: Collection[str]
         else:
             parts |= missing
     if fresh and len(fresh) == len(fusion.state_dict()):
-        return f"fusion: fresh, that of {name} has other shapes"
+        return f"fusion: fresh, the one of {name} has other shapes"
     singles = {modality for part in parts if len(part) == 1 for modality in part}
     lacking = {*singles, *(" times ".join(sorted(part)) for part in parts if not part & singles)}
     lacking |= {part_of(key, names) for key in fresh}
@@ -166,13 +167,13 @@ def load_fusion(fusion: Fusion, old: Fusion, name: str, strange: Collection[str]
 
 
 def part_of(key: str, modalities: Collection[str]) -> str:
-    """The modality that a parameter of a fusion is for, or the part of the fusion that it is in."""
+    """The modality that a parameter of a fusion belongs to, or else the part of the fusion."""
     path = key.split(".")
     return next((part for part in path if part in modalities), ".".join(path[:2]))
 
 
 def common_name(fusion: Fusion, key: str) -> str:
-    """A parameter's name, with the modality in the place of its number."""
+    """A parameter's name, in which the number of a modality is replaced by its name."""
     first, *rest = key.split(".")
     if isinstance(fusion, GatedFusion) and first in ("features", "gate_scores"):
         return ".".join([first, fusion.modalities[int(rest[0])], *rest[1:]])
@@ -180,8 +181,8 @@ def common_name(fusion: Fusion, key: str) -> str:
 
 
 def blocks_of(fusion: Fusion, key: str) -> dict[int, list[frozenset[str]]]:
-    """Of a parameter that has a block for each modality, by axis what each block is about: one modality, or two whose
-    product it is. The blocks of an axis are equally large."""
+    """For a parameter with one block per modality: per axis, the modalities of each block (one modality, or two for
+    the product of two). All blocks of an axis have the same size."""
     each = [frozenset([name]) for name in fusion.modalities]
     if key == "weights" and isinstance(fusion, (SumFusion, LateFusion)):
         return {0: each}
@@ -213,8 +214,9 @@ def load_others(
     taken: Collection[str],
     heads: Collection[nn.Module],
 ) -> list[str]:
-    """Takes over what stands between the fusion and the last layer, and a decoder, of models of one kind. `taken` are
-    modalities whose encoder was taken over, `heads` the last layers of both, which are settled."""
+    """Takes over the layers between the fusion and the last layer, and a decoder, if both models are of one kind.
+    `taken`: modalities whose encoder was taken over. `heads`: the last layers of both models, which are already
+    done."""
     parts, others = parts_beside(model, heads), parts_beside(old, heads)
     alike = any(isinstance(model, kind) and isinstance(old, kind) for kind in HEADS.values())
     loaded, fresh = [], []
@@ -234,7 +236,7 @@ def load_others(
 
 
 def parts_beside(model: MMFusionPreTrainedModel, heads: Collection[nn.Module]) -> dict[str, Any]:
-    """The modules and parameters of a model beside its base and some heads; embeddings by modality."""
+    """All modules and parameters of a model except its base and some heads; embeddings by modality."""
     parts: dict[str, Any] = dict(model.named_parameters(recurse=False))
     for key, module in model.named_children():
         settled = isinstance(module, TaskWeighting) or any(module is head for head in heads)

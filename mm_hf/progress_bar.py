@@ -1,4 +1,4 @@
-"""Progress bars: live in a terminal and in a notebook; in a log, which is no terminal, a line a minute."""
+"""Progress bars: live in a terminal and in a notebook; in a log file, one line per minute."""
 
 import os
 import sys
@@ -13,24 +13,24 @@ SECONDS_IN_LOGS = 60.0
 
 
 class LogBar(TextBar):
-    """A bar whose every state is a line of its own: a log has no way back to the beginning of a line."""
+    """A bar that prints each state as a new line, because a log cannot go back to the beginning of a line."""
 
     def display(self, msg: str | None = None, pos: int | None = None):
-        """Prints the state; nothing where there is nothing to say."""
+        """Prints the state; nothing if the state is empty."""
         text = str(self) if msg is None else msg
         if text:
             print(text, file=self.fp, flush=True)
 
     def clear(self, nolock: bool = False):
-        """Nothing can be taken back."""
+        """Does nothing: a printed line cannot be removed."""
 
     def set_postfix(self, ordered_dict: Any = None, refresh: bool = True, **values: Any):
-        """Takes the values for the next state, and prints none for them alone."""
+        """Keeps the values for the next state, and does not print for them alone."""
         super().set_postfix(ordered_dict, refresh=False, **values)
 
 
 def is_live(stream: Any = None) -> bool:
-    """Whether what is printed can be written over: in a notebook, and where the stream (None: standard error) is a
+    """Whether printed text can be overwritten: in a notebook, or if the stream (None: standard error) is a
     terminal."""
     if any(kind.__name__ == "tqdm_notebook" for kind in tqdm.__mro__):
         return True
@@ -39,8 +39,8 @@ def is_live(stream: Any = None) -> bool:
 
 
 def progress_bar(iterable: Any = None, **options: Any) -> Any:
-    """tqdm's bar. In a log it begins after a minute, and says no more than a line a minute: work that is done by then
-    leaves nothing there. Without an iterable the caller calls `update`."""
+    """tqdm's bar. In a log it prints at most one line per minute, the first after a minute; shorter work prints
+    nothing. Without an iterable, the caller calls `update`."""
     if is_live(options.get("file")):
         return tqdm(iterable, **options)
     pace = {"mininterval": SECONDS_IN_LOGS, "maxinterval": SECONDS_IN_LOGS, "delay": SECONDS_IN_LOGS}
@@ -48,7 +48,7 @@ def progress_bar(iterable: Any = None, **options: Any) -> Any:
 
 
 def quiet_in_logs():
-    """Turns off the bars of datasets where standard error is a log: they know no such pace. Who has set
-    HF_DATASETS_DISABLE_PROGRESS_BARS has decided it."""
+    """Turns off the bars of `datasets` if standard error is a log, because their rate cannot be limited. If the user
+    has set HF_DATASETS_DISABLE_PROGRESS_BARS, that setting stays."""
     if not is_live() and "HF_DATASETS_DISABLE_PROGRESS_BARS" not in os.environ:
         datasets.disable_progress_bars()

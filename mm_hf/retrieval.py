@@ -1,4 +1,4 @@
-"""Search in two steps: the embeddings find the best items of a gallery, and the fusion looks at these again."""
+"""Search in two steps: the embeddings find the best items of a gallery, then the fusion ranks these again."""
 
 from collections.abc import Sequence
 
@@ -13,19 +13,19 @@ from .models.retrieval_mm_fusion import MMFusionForRetrieval
 
 
 def combine(similarities: torch.Tensor, matching: torch.Tensor, weight: float, logit_scale: float) -> torch.Tensor:
-    """Scores of what the embeddings found, the fusion's word added, as BLIP (Li et al. 2022) does: the similarity, as
-    training scales it, plus weight times the logit of matching."""
+    """Adds the matching score of the fusion to the similarity of the embeddings, as BLIP (Li et al. 2022) does: the
+    similarity, multiplied by the logit scale of training, plus weight times the matching logit."""
     return logit_scale * similarities + weight * matching
 
 
 def rerank(
     similarities: torch.Tensor, matching: torch.Tensor, weight: float, logit_scale: float, top: int
 ) -> torch.Tensor:
-    """Scores of all items where the fusion has looked at the best of each query: these come first, in the order of
-    `combine`, then the others as they were.
+    """Scores of all items after the fusion has scored the best items of each query. These items come first, ranked by
+    `combine`, then all others in their old order.
 
     Args:
-        similarities, matching: `(Q, N)`; of the latter the best `top` of each query are looked at.
+        similarities, matching: `(Q, N)`; of `matching`, only the best `top` items of each query are used.
         weight, logit_scale: see `combine`.
 
     Returns:
@@ -34,7 +34,7 @@ def rerank(
     best = similarities.topk(min(top, similarities.shape[1]), dim=-1).indices
     combined = combine(similarities, matching, weight, logit_scale)
     ordered = torch.full_like(similarities, -torch.inf).scatter(1, best, combined.gather(1, best))
-    # All that was looked at stays above all that was not.
+    # Every item that the fusion scored stays above every item that it did not score.
     lowest = ordered.masked_fill(ordered == -torch.inf, torch.inf).amin(-1, keepdim=True)
     others = logit_scale * similarities
     others = others - others.amax(-1, keepdim=True) + lowest - 1
@@ -49,14 +49,14 @@ def choose_weight(
     top: int,
     weights: Sequence[float] = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0),
 ) -> float:
-    """The weight with the best mean recall at 1, 5 and 10, on rows that are not those it is tested on; of equal ones
-    the smallest, and 0 is the plain search.
+    """The weight with the best mean recall at 1, 5 and 10. Choose it on validation rows, not on the test rows. Of
+    equal weights the smallest is taken; 0 means the search without the fusion.
 
     Args:
         similarities, matching: `(Q, N)`.
         relevant: `(Q, N)` bool.
         logit_scale, top: see `rerank`.
-        weights: to choose from, ascending.
+        weights: the candidates, ascending.
     """
 
     def mean_recall(weight: float) -> float:
@@ -74,8 +74,8 @@ def score_gallery(
     batch_size: int = 128,
     progress: bool = True,
 ) -> torch.Tensor:
-    """The fusion's word on every text with every other item of a gallery, `(U_text, U_item)` logits; arguments as for
-    `Gallery.build`."""
+    """The fusion's matching score of each text with each other item of a gallery, `(U_text, U_item)` logits. For the
+    arguments see `Gallery.build`."""
     states = {
         modality: encode(model, collator, modality, rows, places, batch_size, progress)
         for modality, places in gallery.places.items()

@@ -1,7 +1,7 @@
-"""Models too large for one device: FSDP2, torch's `fully_shard`, and checkpoints of sharded models.
+"""Models that are too large for one device: FSDP2, torch's `fully_shard`, and checkpoints of sharded models.
 
-DDP keeps weights, gradients and optimizer states whole on every process; FSDP2 keeps a part of each, and gathers the
-weights of one group of layers at a time. docs/scaling.md says when that pays.
+With DDP every process has all weights, gradients and optimizer states. With FSDP2 every process has a part of each,
+and gathers the weights of one group of layers at a time. docs/scaling.md says when FSDP2 is worth it.
 """
 
 import copy
@@ -21,25 +21,26 @@ from .models.modeling_mm_fusion import MMFusionModel
 from .models.pretrained_mm_fusion import MMFusionPreTrainedModel
 
 
-# The methods of `MMFusionModel` that may be called in place of `forward`.
+# The methods of `MMFusionModel` that may be called instead of `forward`.
 FORWARD_METHODS = ("encode", "project", "prepare", "fuse")
 
 
 def shard_model(
     model: MMFusionPreTrainedModel, mesh: DeviceMesh | None = None, mixed_precision: torch.dtype | None = None
 ) -> MMFusionPreTrainedModel:
-    """Shards a model in place: a group for every layer of an encoder and every block of the fusion (their
-    `_no_split_modules`), one for the rest of each encoder, one for projections and readout, one for the head.
+    """Shards a model in place. Each layer of an encoder and each block of the fusion is a group (their
+    `_no_split_modules`). The rest of each encoder, projections with readout, and the head are further groups.
 
-    A group may hold trainable and frozen parameters (FSDP2 shards each parameter by itself), but here none of a frozen
-    encoder shares one with the rest. Optimizers are made afterwards, from the sharded parameters. The first call after
-    sharding has to go through the `forward` of the whole model: torch finds its root there.
+    A group may hold trainable and frozen parameters, because FSDP2 shards each parameter by itself. Here, however, a
+    frozen encoder never shares a group with other parts. Make optimizers afterwards, from the sharded parameters. The
+    first call after sharding must go through the `forward` of the whole model: torch finds its root there.
 
     Args:
-        model: with equal weights on every process.
-        mesh: the processes to shard over; one of two dimensions replicates over the first (HSDP). None: all processes.
-        mixed_precision: compute in this dtype; weights and the sums of gradients stay as they are. None: in the
-            weights' own.
+        model: must have equal weights on every process.
+        mesh: the processes to shard over; a mesh with two dimensions replicates over the first (HSDP). None: all
+            processes.
+        mixed_precision: the dtype of the computation; weights and sums of gradients keep theirs. None: the dtype of
+            the weights.
 
     Returns:
         the same model.
@@ -48,7 +49,7 @@ def shard_model(
         RuntimeError: `torch.distributed` has not been started.
     """
     if not torch.distributed.is_initialized():
-        raise RuntimeError("shard_model needs torch.distributed.init_process_group, which has not been called.")
+        raise RuntimeError("torch.distributed is not started: call init_process_group before shard_model.")
     policy = MixedPrecisionPolicy()
     if mixed_precision is not None:
         policy = MixedPrecisionPolicy(param_dtype=mixed_precision, reduce_dtype=torch.float32)
@@ -58,7 +59,7 @@ def shard_model(
     for encoder in base.encoders.values():
         norms: list[nn.Module] = [m for m in encoder.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         if norms:
-            # Their statistics are buffers, which stay in full precision, and their weights must match them.
+            # Their statistics are buffers, which stay in full precision. Their weights must have the same precision.
             fully_shard(norms, mesh=mesh)
         for layer in modules_named(encoder, encoder._no_split_modules):
             shard(layer)
@@ -71,7 +72,7 @@ def shard_model(
         shard(block)
 
     keep_processes_in_step(base)
-    # What is left is small, and read by several methods in turn: it stays gathered until the backward pass is through.
+    # The rest is small, and several methods read it in turn. It stays gathered until the backward pass has ended.
     shard(base, reshard_after_forward=False)
     if base is not model:
         shard(model)
@@ -81,7 +82,7 @@ def shard_model(
 
 
 def modules_named(root: nn.Module, class_names) -> list[nn.Module]:
-    """The modules below `root` of classes with these names, children before their parents."""
+    """The modules below `root` whose class has one of these names, children before their parents."""
     chosen = [
         module for module in root.modules() if module is not root and type(module).__name__ in (class_names or ())
     ]
@@ -89,11 +90,12 @@ def modules_named(root: nn.Module, class_names) -> list[nn.Module]:
 
 
 def keep_processes_in_step(model: MMFusionModel):
-    """Makes `encode` run every encoder in every call, where it has no item on a dummy that no row uses.
+    """Makes `encode` run every encoder in every call. An encoder without items runs a dummy item that no row uses.
 
-    Gathering the weights of a sharded encoder takes all processes: one that has no image in its batch and leaves the
-    vision encoder out, as frozen encoders and evaluation do, would answer the others' call with its next group, and
-    all hang or fail. What was encoded before is not encoded again, so it has to be given on all processes or on none.
+    All processes must take part when the weights of a sharded encoder are gathered. Frozen encoders and evaluation
+    normally skip an encoder without items. A process that skips the vision encoder would then answer the call of the
+    others with its next group, and all would hang or fail. States that were encoded before are not encoded again, so
+    give them on all processes or on none.
     """
     encode = model.encode
 
@@ -119,19 +121,19 @@ def keep_processes_in_step(model: MMFusionModel):
 
 
 def gathered_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The full weights of a sharded model on the CPU of the first process, nothing on the others. All processes have
-    to call it."""
+    """The full weights of a sharded model: on the CPU of the first process, empty on all others. All processes must
+    call it."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     return cast(dict[str, torch.Tensor], get_model_state_dict(model, options=options))
 
 
 def save_sharded(model: MMFusionPreTrainedModel, save_directory: str | os.PathLike, **kwargs):
-    """Saves a sharded model as `save_pretrained` saves any other: one folder that `from_pretrained` loads without a
-    process group. All processes have to call it; the first one writes."""
+    """Saves a sharded model as `save_pretrained` does: as one folder that `from_pretrained` loads without a process
+    group. All processes must call it; the first one writes."""
     state_dict = gathered_state_dict(model)
     if torch.distributed.get_rank() == 0:
-        # Sharding gives the model a subclass named FSDP…, whose name and file must not reach the checkpoint. Calling
-        # that makes an object of the original class.
+        # Sharding gives the model a subclass named FSDP…. Its name and file must not get into the checkpoint. Calling
+        # it makes an object of the original class.
         with torch.device("meta"):
             plain = cast(Any, type(model))(copy.deepcopy(model.config))
         plain.save_pretrained(save_directory, state_dict=state_dict, **kwargs)

@@ -1,7 +1,7 @@
-"""The files of a training state, looked at before a run resumes from them: tensors that are finite and fit, random
-states that can be set. The library and Accelerate pass over much of that without a word.
+"""Checks the files of a training state before a run resumes from them: tensors must be finite and fit the model, and
+it must be possible to set the random states. Transformers and Accelerate skip many of these checks without a message.
 
-Functions called `fault_of_…` say what is wrong with a file, naming it; None where nothing is.
+Functions named `fault_of_…` return what is wrong with a file, with its name, or None if nothing is.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from accelerate.state import PartialState
 from accelerate.utils import broadcast_object_list
-from accelerate.utils import load as load_tensors  # torch.load of tensors and numpy's arrays alone
+from accelerate.utils import load as load_tensors  # torch.load, for tensors and arrays of numpy only
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
@@ -27,7 +27,7 @@ from .nonfinite import NonFiniteWeightsError, check_finite, is_finite, nested, n
 
 
 T = TypeVar("T")
-# Under which keys Accelerate and the library keep the random states of Python, numpy, torch and CUDA.
+# The keys under which Accelerate and transformers keep the random states of Python, numpy, torch and CUDA.
 ACCELERATE_KEYS = ("random_state", "numpy_random_seed", "torch_manual_seed", "torch_cuda_manual_seed")
 TRAINER_KEYS = ("python", "numpy", "cpu", "cuda")
 
@@ -41,13 +41,13 @@ def fault_of_tensors(
     masks: Collection[str] = (),
     optional: Collection[str] = (),
 ) -> str | None:
-    """Looks at a safetensors file, one tensor after the other.
+    """Checks a safetensors file, tensor by tensor.
 
     Args:
-        file: may be missing.
-        expected: tensors of the names and shapes that must be in it; None: whatever they are.
+        file: the file; it may be missing.
+        expected: the names and shapes of the tensors that must be in it; None: any.
         masks: see `nonfinite_tensor`.
-        optional: of `expected` those that may be left out.
+        optional: the names of `expected` that may be missing.
     """
     try:
         with safe_open(file, framework="pt") as tensors:
@@ -57,11 +57,11 @@ def fault_of_tensors(
                 if missing:
                     return f"{file.name} lacks {named(missing)}"
                 if unknown:
-                    return f"{file.name} has {named(unknown)}, which this run does not know"
+                    return f"{file.name} has {named(unknown)}, which is unknown in this run"
                 for name in names:
                     shape, wanted = tuple(tensors.get_slice(name).get_shape()), tuple(expected[name].shape)
                     if shape != wanted:
-                        return f"{file.name}: {name} has the shape {shape} in place of {wanted}"
+                        return f"{file.name}: {name} has the shape {shape}, expected {wanted}"
             bad = nonfinite_tensor(((name, tensors.get_tensor(name)) for name in names), masks)
     except FileNotFoundError:
         return f"{file.name} is missing"
@@ -71,19 +71,19 @@ def fault_of_tensors(
 
 
 def named(names: list[str]) -> str:
-    """One of several names, and how many there are."""
+    """The first of several names, and the number of the others."""
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 def read_pickled(file: Path, checked: bool) -> Any:
-    """What `torch.save` wrote into a file: tensors, numbers and texts, nothing that runs.
+    """Reads a file that `torch.save` wrote: tensors, numbers and texts only, so no code runs.
 
     Args:
-        checked: it has been compared with its checksum. Else those in the file itself (a zip archive) are looked at:
-            torch leaves them aside.
+        checked: whether the file was already compared with its checksum. If not, the checksums inside the file (a zip
+            archive) are checked, because torch ignores them.
 
     Raises:
-        DamagedFileError: naming the file, where it cannot be read.
+        DamagedFileError: the file cannot be read; the message names it.
     """
     try:
         if not checked and zipfile.is_zipfile(file) and (torn := zipfile.ZipFile(file).testzip()):
@@ -91,13 +91,13 @@ def read_pickled(file: Path, checked: bool) -> Any:
         return load_tensors(file, map_location="cpu")
     except FileNotFoundError:
         raise DamagedFileError(f"{file.name} is missing") from None
-    except Exception as error:  # what a damaged file raises is anybody's guess
+    except Exception as error:  # a damaged file can raise any exception
         raise DamagedFileError(unreadable(file, error)) from error
 
 
 def fault_of_pickled(file: Path, checked: bool, infinite: bool = False) -> str | None:
-    """Looks at a state of an optimizer, a schedule or a scaler: see `read_pickled`. `infinite`: it may hold infinite
-    numbers, as a schedule that waits for a first score does."""
+    """Checks the state of an optimizer, a schedule or a scaler: see `read_pickled`. `infinite`: it may hold infinite
+    numbers, as a schedule does before its first score."""
     try:
         state = read_pickled(file, checked)
     except DamagedFileError as error:
@@ -115,7 +115,7 @@ def fault_of_pickled(file: Path, checked: bool, infinite: bool = False) -> str |
 
 
 def check_moments(optimizer: torch.optim.Optimizer, file: Path):
-    """Refuses an optimizer whose moments have other shapes than its parameters."""
+    """Refuses an optimizer if its moments have other shapes than its parameters."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             for name, value in optimizer.state.get(parameter, {}).items():
@@ -130,10 +130,11 @@ def check_moments(optimizer: torch.optim.Optimizer, file: Path):
 
 
 def fault_of_random_states(file: Path, keys: tuple[str, str, str, str], checked: bool) -> str | None:
-    """Tries the random states in a file, without a change to those of this process. For `keys` see `TRAINER_KEYS`.
+    """Checks the random states in a file, and does not change the states of this process. For `keys` see
+    `TRAINER_KEYS`.
 
     Raises:
-        ValueError: they have none for the GPU that this process is on.
+        ValueError: the file has no states for the GPU that this process uses.
     """
     try:
         states = read_pickled(file, checked)
@@ -147,28 +148,28 @@ def fault_of_random_states(file: Path, keys: tuple[str, str, str, str], checked:
     except Exception as error:  # as above
         return f"{file.name} holds no random states that can be restored ({type(error).__name__}: {error})"
     if torch.cuda.is_available() and states.get(cuda) is None:
-        raise ValueError(f"{file} has no random states of a GPU, and this run is on one: resume without it.")
+        raise ValueError(f"{file} has no random states of a GPU, but this run uses one: resume without a GPU.")
     return None
 
 
 @contextlib.contextmanager
 def taking_up(folder: str | Path):
-    """Within, a state is loaded: whatever fails there ends in one line that names it.
+    """Wraps the loading of a state: any error becomes one line that names the folder.
 
     Raises:
         ValueError: with the reason.
     """
     try:
         yield
-    except Exception as error:  # what a damaged file raises is anybody's guess
+    except Exception as error:  # a damaged file can raise any exception
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         raise ValueError(
-            f"{folder} cannot be taken up ({kind}{error}). Rename it to go on from the checkpoint before it."
+            f"{folder} cannot be loaded ({kind}{error}). Rename it to continue from the checkpoint before it."
         ) from error
 
 
 def restore_random_states(file: Path, keys: tuple[str, str, str, str]):
-    """Sets the random states of this process. Accelerate and the library do so too, but go on where they fail."""
+    """Sets the random states of this process. Accelerate and transformers do so too, but ignore errors."""
     states = read_pickled(file, checked=True)
     python, numpy, cpu, cuda = keys
     try:
@@ -183,19 +184,19 @@ def restore_random_states(file: Path, keys: tuple[str, str, str, str]):
                 torch.cuda.set_rng_state_all(of_gpus)
     except Exception as error:  # as above
         raise ValueError(
-            f"The random states in {file} cannot be restored here ({type(error).__name__}: {error}): without them the "
-            "run would not go on as it began."
+            f"The random states in {file} cannot be restored here ({type(error).__name__}: {error}). Without them "
+            "the run would not continue as it began."
         ) from error
 
 
 def check_processes(folder: Path, pattern: str, expected: list[str]):
-    """Sees to it that as many processes wrote a state as are to resume from it: each writes one file with random
-    states, of such a pattern."""
+    """Checks that the number of processes is the same as when the state was written: each process writes one file with
+    random states, with a name of this pattern."""
     files = sorted(path.name for path in folder.glob(pattern))
     if files and set(files) != set(expected):
         raise ValueError(
-            f"{folder} holds the random states of {len(files)} process(es), {', '.join(files)}, and {len(expected)} "
-            f"would resume from it ({', '.join(expected)}): start as many as began the run."
+            f"{folder} holds the random states of {len(files)} process(es), {', '.join(files)}, but {len(expected)} "
+            f"would resume from it ({', '.join(expected)}): start as many processes as the run began with."
         )
 
 
@@ -213,23 +214,23 @@ def new_checkpoint(
     limit: int | None,
     keep: tuple[str | Path | None, ...] = (),
 ) -> Iterator[Path]:
-    """Within, a checkpoint is written to the folder that this gives. When all processes have written and all numbers
-    are finite, it takes its place, and the oldest checkpoints are removed. All processes call it.
+    """Gives a folder to write a checkpoint to, inside a `with` block. When all processes have written and all numbers
+    are finite, the checkpoint gets its final name, and the oldest checkpoints are removed. All processes call it.
 
     Args:
-        folder: where the checkpoint will stand: `run/checkpoint-7`.
-        model: its parameters that train, and the buffers that are saved with it, must be finite.
-        more: further tensors by name that must be.
-        main: whether this process makes and renames the folders; one does.
-        limit, keep: how many checkpoints stay, and which on top of that: see `rotate`.
+        folder: the final path of the checkpoint: `run/checkpoint-7`.
+        model: its trained parameters, and the buffers that are saved with it, must be finite.
+        more: further tensors that must be finite, by name.
+        main: whether this process makes and renames the folders; exactly one process does.
+        limit, keep: how many checkpoints stay, and which ones stay in addition: see `rotate`.
 
     Raises:
-        NonFiniteWeightsError: naming the tensor; nothing is left of what was written.
-        OSError: it could not be written; the last complete checkpoint is as it was.
+        NonFiniteWeightsError: a tensor is not finite; the message names it. Nothing of the checkpoint is left.
+        OSError: it could not be written; the last complete checkpoint is unchanged.
     """
     tensors = list(more)
-    with ThreadPoolExecutor(1) as pool:  # it looks at all numbers while the disk is busy
-        # What is frozen was looked at when all was measured.
+    with ThreadPoolExecutor(1) as pool:  # it checks all numbers while the disk is busy
+        # The frozen parameters were checked when the model was measured.
         finite = pool.submit(check_finite, model, folder.parent, tensors, frozen=False)
         with writing(folder):
             if main:
@@ -250,7 +251,8 @@ def new_checkpoint(
 
 
 def agreed(choose: Callable[[], T]) -> T:
-    """What a function gives on the main process, on all of them; what it raises there, all raise. All call it."""
+    """Calls a function on the main process and returns its result on all processes; an error is raised on all. All
+    processes call it."""
     state = PartialState()
     if state.num_processes == 1:
         return choose()
@@ -259,7 +261,7 @@ def agreed(choose: Callable[[], T]) -> T:
     if state.is_main_process:
         try:
             outcome[0] = choose()
-        except Exception as raised:  # the others wait
+        except Exception as raised:  # the other processes wait for the outcome
             outcome[1], error = str(raised), raised
     broadcast_object_list(outcome)
     if outcome[1] is not None:

@@ -1,4 +1,4 @@
-"""The library's Trainer, mended where it does not fit models of several modalities."""
+"""The Trainer of transformers, with changes for models of several modalities."""
 
 import dataclasses
 import math
@@ -25,11 +25,11 @@ from .nonfinite import check_finite, fault_of_answers
 from .trainer_checkpoints import WholeCheckpoints
 
 
-# Arguments whose other values would have no effect here, and why.
+# Arguments that must keep this value here, since any other would have no effect, and the reason.
 FIXED_ARGUMENTS = {
     "batch_eval_metrics": (False, "metrics are computed over all rows at once"),
     "eval_do_concat_batches": (True, "predictions are put in the order of the rows"),
-    "include_for_metrics": ([], "logits and labels alone are gathered"),
+    "include_for_metrics": ([], "only logits and labels are gathered"),
     "train_sampling_strategy": ("random", "set `lengths` or `weights` of the Rows"),
     "bf16_full_eval": (False, "evaluation is as precise as training, see bf16"),
     "fp16_full_eval": (False, "evaluation is as precise as training, see fp16"),
@@ -37,47 +37,47 @@ FIXED_ARGUMENTS = {
 
 
 class MMTrainer(WholeCheckpoints):
-    """A `transformers.Trainer` whose arguments, callbacks, trackers and methods are the library's.
+    """A `transformers.Trainer` for mm_hf models: same arguments, callbacks, trackers and methods.
 
-    What differs, and why:
+    The differences, and the reasons:
 
-    - Batches come from `BatchLoader`: rows of one group stay together, and each process takes its part by itself.
-      Their tensors differ in length (distinct items, rows), so the library can neither shard nor gather them.
-    - Evaluation and prediction count every row once, by its id, and give them in the order of the data set. They run
-      the model by themselves: `prediction_step`, `compute_loss` and `compute_loss_func` are for training alone, and
-      the loss of an evaluation is the model's own.
+    - Batches come from `BatchLoader`: rows of one group stay together, and each process takes its own part of the
+      rows. The tensors of a batch differ in length (distinct items, rows), so the library cannot shard or gather them.
+    - Evaluation and prediction count every row once, by its id, and return them in the order of the data set. They run
+      the model directly: `prediction_step`, `compute_loss` and `compute_loss_func` are used only in training, and the
+      loss of an evaluation is the model's own.
     - Labels that are missing (NaN) do not count in the loss.
-    - Label smoothing happens inside the model, where it leaves its other losses alone.
-    - What augments the training rows leaves the others alone.
+    - Label smoothing happens inside the model, which applies it only to the losses that it is for.
+    - Only the training rows are augmented.
     - Columns are never dropped: the collator reads rows, not the inputs of `forward`.
-    - A checkpoint is complete or not there (`mm_hf.checkpoints`). `train(resume_from_checkpoint=True)` takes the
-      newest one that is whole byte by byte; those newer are renamed (`damaged-checkpoint-7`), with a warning that says
-      why. One that is named and damaged is refused. So are random states that cannot be restored, and a best
-      checkpoint that `load_best_model_at_end` does not find as it was.
-    - Weights, moments and scores that are not finite are neither saved, measured nor taken for the best.
-    - A model that writes does so with `Seq2SeqTrainingArguments(predict_with_generate=True)`, and `predictions` are
-      its tokens, as with the library's `Seq2SeqTrainer`; else those that it takes for the likeliest to come next.
-    - Of a model with several tasks, logits and labels are dicts by task wherever the library has arrays.
+    - A checkpoint is either complete or absent (`mm_hf.checkpoints`). `train(resume_from_checkpoint=True)` takes the
+      newest one that is complete, byte by byte. Newer ones are renamed (`damaged-checkpoint-7`), with a warning that
+      gives the reason. A damaged checkpoint that is given by name is refused. So are random states that cannot be
+      restored, and a best checkpoint that has changed when `load_best_model_at_end` loads it.
+    - Weights, moments and scores that are not finite are never saved, measured or taken as the best.
+    - A model that generates text does so with `Seq2SeqTrainingArguments(predict_with_generate=True)`. `predictions`
+      are then its tokens, as in the library's `Seq2SeqTrainer`; without it, the likeliest next tokens.
+    - For a model with several tasks, logits and labels are dicts by task where the library has arrays.
 
     Args:
-        args: `TrainingArguments`; of what concerns columns and loaders, the batch sizes and `dataloader_num_workers`
-            count.
+        args: `TrainingArguments`. Of the arguments for columns and loaders, only the batch sizes and
+            `dataloader_num_workers` have an effect.
         data_collator: a `MultimodalCollator`.
         train_dataset, eval_dataset: `Rows`, a `datasets.Dataset`, or `StreamBatches` for training; `eval_dataset` may
-            be a dict of them. What `predict` gets may lack the column of the labels.
+            be a dict of them. The data for `predict` may lack the label column.
         kwargs: as for the library's class.
 
     Raises:
-        ValueError: several GPUs without one process each, or an option that cannot work with these batches.
+        ValueError: several GPUs with only one process, or an option that does not work with these batches.
     """
 
     def __init__(self, model=None, args=None, data_collator=None, **kwargs):
         args = TrainingArguments("tmp_trainer") if args is None else args  # as the library does
-        # One process on several GPUs would cut every tensor of a batch into as many parts, whatever it counts.
+        # With one process on several GPUs, the library would split every tensor of a batch, also those not per row.
         if args.n_gpu > 1:
             raise ValueError(
-                f"One process sees {args.n_gpu} GPUs: start one a GPU with `accelerate launch` or `torchrun`, or set "
-                "CUDA_VISIBLE_DEVICES."
+                f"One process sees {args.n_gpu} GPUs: start one process per GPU with `accelerate launch` or "
+                "`torchrun`, or set CUDA_VISIBLE_DEVICES."
             )
         for name, (value, reason) in FIXED_ARGUMENTS.items():
             if getattr(args, name) != value:
@@ -85,14 +85,14 @@ class MMTrainer(WholeCheckpoints):
         if not isinstance(data_collator, MultimodalCollator):
             raise ValueError(f"data_collator must be a MultimodalCollator, got {type(data_collator).__name__}.")
         self._smoothing = args.label_smoothing_factor
-        args.label_smoothing_factor = 0.0  # the library would make a smoother of its own
+        args.label_smoothing_factor = 0.0  # else the library would make its own smoother
         super().__init__(model, args, data_collator, **kwargs)
         args.label_smoothing_factor = self._smoothing
         self._smooth_labels(cast(PreTrainedModel, self.model))
         self.label_names = ["labels"]
 
     def _smooth_labels(self, model: PreTrainedModel):
-        """Puts `label_smoothing_factor` into the config, where the model's own loss reads it."""
+        """Moves `label_smoothing_factor` into the config, where the model's own loss reads it."""
         if self._smoothing:
             model.config.label_smoothing = self._smoothing
 
@@ -132,35 +132,35 @@ class MMTrainer(WholeCheckpoints):
         )
 
     def get_train_dataloader(self) -> DataLoader:
-        """This process's batches of the training part."""
+        """This process's batches of the training rows."""
         if self.train_dataset is None:
-            raise ValueError("MMTrainer: training needs train_dataset.")
+            raise ValueError("MMTrainer has no train_dataset: give one to train.")
         return self._loader(self.train_dataset, "train", train=True)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """This process's batches of the evaluation part."""
+        """This process's batches of the evaluation rows."""
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if isinstance(dataset, str):
             dataset = cast(dict, self.eval_dataset)[dataset]
         if dataset is None:
-            raise ValueError("MMTrainer: evaluation needs eval_dataset.")
+            raise ValueError("MMTrainer has no eval_dataset: give one to evaluate.")
         return self._loader(dataset, "validation", train=False)
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
-        """This process's batches of another part."""
+        """This process's batches of another data set."""
         return self._loader(test_dataset, "test", train=False)
 
     def _run_epoch(self, *, epoch: int, train_dataloader: DataLoader, **kwargs):
-        # Here and not in the library's own call, which a resumed epoch does not reach: there it holds another loader,
-        # over the same sampler and collator.
+        # Set here, because the library's own call does not reach a resumed epoch: there it uses another loader with
+        # the same sampler and collator.
         cast(BatchLoader, train_dataloader).set_epoch(epoch)
         super()._run_epoch(epoch=epoch, train_dataloader=train_dataloader, **kwargs)
 
     # Training
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Any:
-        """Labels of all processes and accumulation steps, of several tasks a dict, or pairs; the library's count takes
-        NaN for a label."""
+        """The number of labels of all processes and accumulation steps (a dict for several tasks), or of pairs. The
+        library's count takes NaN for a label."""
         counts = count_items(batch_samples) if batch_samples and self.model_accepts_loss_kwargs else None
         if counts is None:
             return None
@@ -170,7 +170,7 @@ class MMTrainer(WholeCheckpoints):
         return counts.clamp(min=1) if isinstance(counts, torch.Tensor) else counts
 
     def compute_loss(self, model, inputs: dict[str, Any], *args, **kwargs):
-        """The model's own loss; what the batch tells of its rows stays out of the model."""
+        """The model's own loss; the entries of the batch that describe its rows are not given to the model."""
         inputs = {key: value for key, value in inputs.items() if key not in ("row_ids", "bad_rows", "stream_position")}
         return super().compute_loss(model, inputs, *args, **kwargs)
 
@@ -184,14 +184,14 @@ class MMTrainer(WholeCheckpoints):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """See the library's method. Every row counts once, in the order of the data set; `ignore_keys` has no effect,
-        since only logits are gathered."""
+        """See the library's method. Every row counts once, in the order of the data set. `ignore_keys` has no effect,
+        because only logits are gathered."""
         logger.info(f"***** Running {description} *****")
         self.callback_handler.eval_dataloader = dataloader
         check_finite(cast(nn.Module, self.model), self.args.output_dir if self.is_in_train else None)
-        if not self.accelerator._models:  # not in training: nothing has placed the model yet
+        if not self.accelerator._models:  # outside of training: the model is not placed on a device yet
             cast(nn.Module, self.model).to(self.args.device)
-        if hasattr(self.optimizer, "eval"):  # those without a schedule keep other weights for training
+        if hasattr(self.optimizer, "eval"):  # schedule-free optimizers keep other weights for training
             self.optimizer.eval()
         predictions = self.predict_rows(self._with_callbacks(dataloader))
         scores = predictions.logits
@@ -205,7 +205,7 @@ class MMTrainer(WholeCheckpoints):
             metrics = denumpify_detensorize(self.compute_metrics(EvalPrediction(predictions=logits, label_ids=labels)))
         fault = fault_of_answers(predictions.logits)
         if fault is not None:
-            warnings.warn(f"The metrics of this {description} do not count: {fault}.")
+            warnings.warn(f"The metrics of this {description} are not used: {fault}.")
             metrics = dict.fromkeys(metrics, math.nan)
         if predictions.loss is not None:
             metrics["loss"] = predictions.loss
@@ -221,7 +221,7 @@ class MMTrainer(WholeCheckpoints):
         )
 
     def predict_rows(self, batches):
-        """What `evaluation_loop` runs: see `predict`. The bar is the library's callback's."""
+        """The method that `evaluation_loop` runs: see `predict`. The library's callback shows the bar."""
         generate, args = None, self.args
         if isinstance(args, Seq2SeqTrainingArguments) and args.predict_with_generate:
             settings = {"max_length": args.generation_max_length, "num_beams": args.generation_num_beams}

@@ -1,4 +1,4 @@
-"""The half of `MMTrainer` that writes checkpoints and resumes from them."""
+"""The part of `MMTrainer` that writes checkpoints and resumes from them."""
 
 import dataclasses
 import math
@@ -42,7 +42,7 @@ from .states import (
 )
 
 
-# What a resume relies on in `trainer_state.json`; the library's class knows the other keys.
+# The keys of `trainer_state.json` that a resume relies on; the library's class knows the other keys.
 OF_STATE: Rules = {
     "global_step": is_count,
     "max_steps": is_count,
@@ -58,30 +58,30 @@ OF_STATE: Rules = {
 
 
 class WholeCheckpoints(Trainer):
-    """A `transformers.Trainer` whose checkpoints are complete or not there, and looked at before it resumes from one.
+    """A `transformers.Trainer` that writes complete checkpoints or none, and checks one before it resumes from it.
 
-    See `MMTrainer` for what differs from the library's class. A subclass that keeps more than the library does adds it
-    to `save_extra_state`, `tensors_to_keep` and `faults_of_state`.
+    See `MMTrainer` for the differences from the library's class. A subclass that saves more than the library does adds
+    it to `save_extra_state`, `tensors_to_keep` and `faults_of_state`.
     """
 
-    _staging: Path | None = None  # where a checkpoint is being written
-    _checked: str | None = None  # the checkpoint that was just looked at
+    _staging: Path | None = None  # the folder of the checkpoint that is being written
+    _checked: str | None = None  # the checkpoint that was checked last
 
     def train(self, resume_from_checkpoint=None, **kwargs):
-        """See the library's method; for what is resumed from, see `choose_checkpoint`."""
+        """See the library's method; `choose_checkpoint` finds the checkpoint to resume from."""
         folder, self._checked = self.choose_checkpoint(resume_from_checkpoint), None
         return super().train(resume_from_checkpoint=folder, **kwargs)
 
     def choose_checkpoint(self, asked: str | os.PathLike | bool | None) -> str | None:
-        """The checkpoint to resume from, whole and fit for this trainer. All processes call it.
+        """The checkpoint to resume from: complete, and fit for this trainer. All processes call it.
 
         Args:
-            asked: a checkpoint; True for the newest in `output_dir` that can be resumed from: those newer are set
-                aside. None or False: none.
+            asked: a checkpoint; True for the newest one in `output_dir` that can be resumed from (newer ones are
+                renamed). None or False: none.
 
         Raises:
-            ValueError: the one that is named, or each of those in `output_dir`, is damaged or does not fit, or there
-                is none; it was written by another number of processes.
+            ValueError: the given checkpoint, or every one in `output_dir`, is damaged or does not fit; there is none;
+                or another number of processes wrote it.
         """
         if not asked:
             return None
@@ -99,23 +99,23 @@ class WholeCheckpoints(Trainer):
         return self._checked
 
     def fault_of_named(self, folder: Path) -> str | None:
-        """Why a checkpoint that was asked for by name cannot be used. One that the library wrote by itself has no list
-        of its files, and is judged by what they hold."""
+        """Why a checkpoint that was given by name cannot be used. A checkpoint that the library wrote by itself has no
+        list of its files, so only their content is checked."""
         if not folder.is_dir():
-            return "there is no such folder"
+            return "the folder does not exist"
         if (folder / MANIFEST).exists():
             fault = fault_of(folder, checksums=True)
             if fault is not None:
                 return fault
         else:
-            warnings.warn(f"{folder} has no {MANIFEST}: whether its files are as they were written, nobody can tell.")
+            warnings.warn(f"{folder} has no {MANIFEST}, so changes to its files cannot be found.")
         return self.fault_of_state(folder)
 
     def fault_of_state(self, folder: Path) -> str | None:
-        """Why a checkpoint whose files are whole cannot be resumed from; None where it can. It changes nothing.
+        """Why a checkpoint cannot be resumed from although its files are complete; None if it can. Changes nothing.
 
         Raises:
-            ValueError: another number of processes wrote it, or one without a GPU; or it holds weights alone.
+            ValueError: another number of processes wrote it, or a process without a GPU; or it has only weights.
         """
         check_processes(folder, "rng_state*.pth", [file.name for file in self.random_states(folder)])
         try:
@@ -124,8 +124,8 @@ class WholeCheckpoints(Trainer):
             return str(error)
 
     def faults_of_state(self, folder: Path) -> Iterator[str | None]:
-        """What is wrong with one file after the other; None for what is fine. Each takes for granted that those before
-        it are fine. A subclass adds what it keeps on top (`save_extra_state`)."""
+        """Checks file after file; yields what is wrong with each, or None. Each check assumes that the files before it
+        are fine. A subclass adds checks of the files that it saves in addition (`save_extra_state`)."""
         checked = (folder / MANIFEST).exists() and has_checksums(folder)
         state = read_json(folder / TRAINER_STATE_NAME)
         yield fault_of_trainer_state(state, folder)
@@ -143,14 +143,14 @@ class WholeCheckpoints(Trainer):
             yield fault_of_random_states(file, TRAINER_KEYS, checked)
 
     def random_states(self, folder: Path) -> list[Path]:
-        """The files with random states that the library writes, one a process."""
+        """The files with random states that the library writes, one per process."""
         if self.args.world_size == 1:
             return [folder / "rng_state.pth"]
         return [folder / f"rng_state_{rank}.pth" for rank in range(self.args.world_size)]
 
     def fault_of_weights(self, folder: Path) -> str | None:
-        """Why the weights in a checkpoint cannot be loaded; None where they can. Those of sharded models are their
-        libraries' affair."""
+        """Why the weights in a checkpoint cannot be loaded; None if they can. The weights of sharded models are left
+        to the libraries that shard them."""
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             return None
         model = cast(nn.Module, self.model)
@@ -167,14 +167,15 @@ class WholeCheckpoints(Trainer):
         return None
 
     def best_checkpoint(self, recorded: str, run_dir: Path) -> Path:
-        """Where the best checkpoint is: where the others of the run are, though the folder was moved or copied."""
+        """The path of the best checkpoint. It is looked for in the run's folder, which may have been moved or
+        copied."""
         beside = run_dir / Path(recorded).name
         return beside if beside.is_dir() else Path(recorded)
 
     def fault_of_best(self, folder: Path) -> str | None:
-        """Why the best checkpoint cannot be loaded; None where it can."""
+        """Why the best checkpoint cannot be loaded; None if it can."""
         if not folder.is_dir():
-            return "there is no such folder"
+            return "the folder does not exist"
         fault = fault_of(folder, checksums=True) if (folder / MANIFEST).exists() else None
         return fault or self.fault_of_weights(folder)
 
@@ -210,34 +211,34 @@ class WholeCheckpoints(Trainer):
             with taking_up(checkpoint):
                 rank = self.args.process_index if self.args.world_size > 1 else 0
                 restore_random_states(self.random_states(Path(checkpoint))[rank], TRAINER_KEYS)
-                super()._load_rng_state(checkpoint)  # those of other accelerators too
+                super()._load_rng_state(checkpoint)  # sets the states of other accelerators too
 
     def _load_best_model(self):
         best = Path(cast(str, self.state.best_model_checkpoint))
         fault = agreed(lambda: self.fault_of_best(best))
         if fault is not None:
-            raise ValueError(f"{best}, which was the best on validation, cannot be loaded: {fault}.")
+            raise ValueError(f"{best} has the best validation score, but cannot be loaded: {fault}.")
         with taking_up(best):
             super()._load_best_model()
 
     def _issue_warnings_after_load(self, load_result):
-        """The library loads with `strict=False`, and warns; but what is missing would keep random weights."""
+        """The library loads with `strict=False` and only warns, but missing weights would stay random: this raises."""
         super()._issue_warnings_after_load(load_result)
         model = cast(nn.Module, self.model)
         missing, unknown = set(load_result.missing_keys), sorted(load_result.unexpected_keys)
         missing -= set(getattr(model, "_keys_to_ignore_on_save", None) or [])
         for names in shared_names(model.state_dict()):
-            if not set(names) <= missing:  # one of them was there
+            if not set(names) <= missing:  # one of the shared names was in the file
                 missing -= set(names)
         if missing or unknown:
             raise ValueError(f"The weights do not fit the model: missing {sorted(missing)}, unknown {unknown}.")
 
     def _determine_best_metric(self, metrics, trial):
-        """Of what the library finds, a score that is not finite is never the best."""
+        """As in the library, but a score that is not finite is never the best."""
         name = str(self.args.metric_for_best_model).removeprefix("eval_")
         value = metrics.get(f"eval_{name}")
         if value is not None and not math.isfinite(value):
-            warnings.warn(f"eval_{name} is {value} after step {self.state.global_step}: it does not count.")
+            warnings.warn(f"eval_{name} is {value} after step {self.state.global_step}: this score is ignored.")
             return False
         return super()._determine_best_metric(metrics, trial)
 
@@ -245,18 +246,19 @@ class WholeCheckpoints(Trainer):
         return super()._get_output_dir(trial) if self._staging is None else str(self._staging)
 
     def tensors_to_keep(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """What a checkpoint keeps beside the weights, by name: it must be finite."""
+        """The tensors that a checkpoint keeps beside the weights, by name: they must be finite."""
         if self.optimizer is not None and not self.is_deepspeed_enabled:
             yield from moments(cast(nn.Module, self.model), self.optimizer)
 
     def save_extra_state(self, folder: Path):
-        """Writes what a subclass needs on top to resume exactly; every process calls it."""
+        """Writes the files that a subclass needs in addition to resume exactly; every process calls it."""
 
     def _save_checkpoint(self, model: nn.Module, trial):
-        """Lets the library write the checkpoint beside its place, and puts it there when it is whole."""
+        """Lets the library write the checkpoint into a staging folder, and moves it to its place when it is
+        complete."""
         run_dir = Path(self._get_output_dir(trial))
         folder = run_dir / f"checkpoint-{self.state.global_step}"
-        # The library looks for the best checkpoint where this one is written.
+        # The library looks for the best checkpoint in the folder that it writes to.
         best, beside = self.state.best_model_checkpoint, run_dir / f"checkpoint-{self.state.best_global_step}"
         if beside == folder or beside.is_dir():
             best = str(beside)
@@ -283,7 +285,7 @@ class WholeCheckpoints(Trainer):
         """See the library's method.
 
         Raises:
-            ValueError: the model has adapters: what is in such a folder, only this trainer can load again.
+            ValueError: the model has adapters: only this trainer could load such a folder again.
         """
         if hasattr(self.model, "peft_config") and not _internal_call:
             raise ValueError("The model has adapters: call merge_lora(model) first, or save_lora(model, folder).")
@@ -291,7 +293,7 @@ class WholeCheckpoints(Trainer):
 
 
 def shared_names(tensors: dict[str, torch.Tensor]) -> list[list[str]]:
-    """Names of a state that are one tensor: a file holds it once."""
+    """Groups of names in a state that share one tensor: a file holds the tensor once."""
     names: dict[tuple, list[str]] = {}
     for name, tensor in tensors.items():
         if not tensor.is_meta and tensor.numel():
@@ -300,30 +302,30 @@ def shared_names(tensors: dict[str, torch.Tensor]) -> list[list[str]]:
 
 
 def fault_of_trainer_state(state: dict[str, Any], folder: Path) -> str | None:
-    """Whether the numbers of `trainer_state.json` make sense and agree with one another and the folder's name."""
+    """Checks that the numbers of `trainer_state.json` make sense, and agree with one another and the folder's name."""
     unknown = sorted(set(state) - {field.name for field in dataclasses.fields(TrainerState)})
     if unknown:
-        return f"{TRAINER_STATE_NAME} has {unknown[0]!r}, which is not known"
+        return f"{TRAINER_STATE_NAME} has the unknown key {unknown[0]!r}"
     fault = fault_of_values(TRAINER_STATE_NAME, {name: state.get(name) for name in OF_STATE}, OF_STATE)
     if fault is not None:
         return fault
     step, best = state["global_step"], state["best_metric"]
     if is_checkpoint(folder) and step != step_of(folder):
-        return f"{TRAINER_STATE_NAME}: global_step is {step}, and the folder's is {step_of(folder)}"
+        return f"{TRAINER_STATE_NAME}: global_step is {step}, but the folder's name says {step_of(folder)}"
     last = {"best_global_step": state["best_global_step"] or 0}
     last["log_history"] = max((entry["step"] for entry in state["log_history"]), default=0)
     for name, at in last.items():
         if at > step:
-            return f"{TRAINER_STATE_NAME}: {name} is at step {at}, behind step {step}"
+            return f"{TRAINER_STATE_NAME}: {name} is at step {at}, after step {step}"
     if step > state["max_steps"]:
-        return f"{TRAINER_STATE_NAME}: global_step is {step} of {state['max_steps']} (max_steps)"
+        return f"{TRAINER_STATE_NAME}: global_step is {step}, max_steps {state['max_steps']}"
     if state["best_model_checkpoint"] is not None and not (best is not None and math.isfinite(best)):
         return f"{TRAINER_STATE_NAME}: best_metric is {best}"
     return None
 
 
 def is_kept_callback(value: Any) -> bool:
-    """Whether a value is what the library keeps of a callback, or a list of them."""
+    """Whether a value is what the library saves of a callback, or a list of such values."""
     if isinstance(value, list):
         return all(map(is_kept_callback, value))
     return isinstance(value, dict) and all(isinstance(value.get(part, {}), dict) for part in ("args", "attributes"))

@@ -120,8 +120,8 @@ def test_help_of_a_verb_tells_what_it_does_and_how(verb, run):
 @pytest.mark.parametrize("verb", ["train", "finetune"])
 def test_help_of_training_lists_every_key_in_its_group(verb, run):
     text, _ = run(verb, "--help")
-    text = text[text.index("What is built:") :]
-    groups = re.split(r"^(What is built|What it learns from|How it learns):$", text, flags=re.MULTILINE)[2::2]
+    text = text[text.index("The model:") :]
+    groups = re.split(r"^(The model|The data|The training):$", text, flags=re.MULTILINE)[2::2]
     for group, kind in zip(groups, recipe.ALL_ARGUMENTS, strict=True):
         for key in kind.__dataclass_fields__.values():
             if key.metadata["help"] == SUPPRESS:  # it is written by another key
@@ -482,7 +482,7 @@ def test_a_copy_overwrites_nothing(run):
     assert read_recipe(Path("cnn_gru_sum.yaml"))["fusion"] == "sum"
     text, code = run("recipes", "copy", "cnn_gru_sum")  # all the same: nothing to refuse
     assert code is None
-    assert text.count("there already, the same") == 3
+    assert text.count("exists already, with the same content") == 3
 
 
 # --- The version of what runs

@@ -95,7 +95,7 @@ def test_a_run_of_before_comes_to_the_same_end(script, resumed, tmp_path):
         shutil.rmtree(tmp_path / "run")
     done = start(script, tmp_path, *([] if resumed else ["--defaults_version", "1"]))
     assert done.returncode == 0, done.stderr[-2000:]
-    assert ("taken up from run/checkpoint-6" in done.stdout) == resumed
+    assert ("resumed from run/checkpoint-6" in done.stdout) == resumed
     config = json.loads((tmp_path / "run/config.json").read_text())
     assert (config["label_mean"], config["fusion_module_config"]["output_norm"]) == (None, False)
     found, ended = load_file(tmp_path / "run/model.safetensors"), load_file(tmp_path / "ended.safetensors")

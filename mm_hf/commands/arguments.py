@@ -1,4 +1,7 @@
-"""The flags of `compare`, `predict`, `explain`, `export`, `search` and `chat`, read without torch: for `--help`."""
+"""The flags of `compare`, `predict`, `explain`, `export`, `search` and `chat`.
+
+This module does not import torch, so that `--help` comes at once.
+"""
 
 import argparse
 from dataclasses import dataclass, field, fields, make_dataclass
@@ -15,27 +18,29 @@ COMMANDS = ("evaluate", "build", "query")
 
 @dataclass
 class RetrieveArguments:
-    """What is searched, and for what."""
+    """The model, the gallery and the query of a search."""
 
     model: str = field(metadata={"help": "Folder of a checkpoint, or Hub id."})
-    gallery: str | None = option(None, "build, query: folder of the embedded data set.")
+    gallery: str | None = option(None, "build, query: folder that holds the embedded data set.")
     text: str | None = option(None, "query: find pictures, or sounds, by this text.")
     image: str | None = option(None, "query: find texts by this picture.")
     audio: str | None = option(None, "query: find texts by this sound.")
-    top_k: int = option(5, "query: how many to find.")
-    rerank_top: int = option(20, "How many of the best the fusion looks at again; 0: none.")
+    top_k: int = option(5, "query: number of results.")
+    rerank_top: int = option(20, "Number of best results that the fusion scores again; 0: no reranking.")
     rerank_weight: float | None = option(
-        None, "How much its word counts; left out, as evaluate chose it on validation, else 1."
+        None,
+        "Weight of the fusion's score in the reranking. Default: the weight that evaluate chose on the validation "
+        "part, or 1.",
     )
-    index_factory: str = option("Flat", "faiss's name of the index; Flat is exact.")
-    output: str | None = option(None, "query: the picture to draw; left out, query.png in the gallery.")
+    index_factory: str = option("Flat", "Name of the faiss index; Flat is exact.")
+    output: str | None = option(None, "query: picture file to write. Default: query.png in the gallery.")
     split: str | None = option(
-        None, "Part to search; left out, evaluate takes test, or the only part, and build all parts."
+        None, "Part to search. Default: evaluate takes test, or the only part; build takes all parts."
     )
-    bootstrap_samples: int = option(1000, "evaluate: resamples of the intervals.")
-    max_rows: int | None = option(None, "Search so many rows, drawn at random.")
-    seed: int = option(0, "Of resamples and rows that are drawn.")
-    per_device_eval_batch_size: int = option(128, "Items a step.")
+    bootstrap_samples: int = option(1000, "evaluate: number of bootstrap resamples for the intervals.")
+    max_rows: int | None = option(None, "Search at most this many rows, drawn at random.")
+    seed: int = option(0, "Seed for the resamples and for drawing rows.")
+    per_device_eval_batch_size: int = option(128, "Items per batch.")
     command: str = option("", "The same as the first word.")
 
     def __post_init__(self):
@@ -47,9 +52,13 @@ class RetrieveArguments:
 
     @property
     def gallery_folder(self) -> str:
-        """The gallery; a ValueError where none is named."""
+        """The folder of the gallery.
+
+        Raises:
+            ValueError: --gallery was not given.
+        """
         if self.gallery is None:
-            raise ValueError("gallery is missing: give --gallery.")
+            raise ValueError("gallery is missing: give --gallery FOLDER.")
         return self.gallery
 
 
@@ -60,26 +69,28 @@ def search_parser(description: str, prog: str) -> ArgumentParser:
 
 @dataclass
 class ChatArguments:
-    """What is asked, and about what."""
+    """The questions, and the picture that they are about."""
 
     model: str = field(metadata={"help": "Folder of a checkpoint, or Hub id."})
     image: str = field(metadata={"help": "The picture."})
     question: list[str] | None = option(  # noqa: RUF009 (it gives a field)
         None,
-        "Ask these, one after the other, and end; may be given several times; left out, ask in the terminal.",
-        action="extend",  # argparse's own choice would keep the last --question alone
+        "Ask these questions one after the other, then end. The flag may be repeated. Default: read questions from "
+        "the terminal.",
+        action="extend",  # argparse's default would keep only the last --question
     )
     turns: int = option(
         3,
-        "Earlier turns that are put in front of a question. A model that was trained on single questions "
+        "Number of earlier turns to put in front of a question. A model that was trained on single questions "
         "answers best with 0.",
     )
-    max_new_tokens: int | None = option(None, "Longest answer, in tokens; left out, as the checkpoint says.")
-    num_beams: int | None = option(None, "Beams; left out, as the checkpoint says.")
+    max_new_tokens: int | None = option(None, "Maximum length of an answer, in tokens. Default: the checkpoint's.")
+    num_beams: int | None = option(None, "Number of beams. Default: the checkpoint's.")
     import_files: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Files of Python that bring what the checkpoint has from outside mm_hf; left out, its run's.",
+            "help": "Python files that define the parts of the checkpoint that are not in mm_hf. Default: the imports "
+            "of its run.",
             "flag": "import",
         },
     )
@@ -100,56 +111,60 @@ COMPARING = "mm_hf compare RUN_A RUN_B [flags]"
 
 @dataclass
 class CompareArguments(EvaluateArguments):
-    """What is compared, and how."""
+    """How two runs are compared."""
 
-    model: str = option("", argparse.SUPPRESS)  # the first two words stand in its place
+    model: str = option("", argparse.SUPPRESS)  # replaced by the first two words of the command
     missing: bool = option(False, argparse.SUPPRESS)
     calibrate: bool = option(False, argparse.SUPPRESS)
     costs: str | None = option(None, argparse.SUPPRESS)
     coverage: float = option(0.9, argparse.SUPPRESS)
     backend: str = option(TORCH, argparse.SUPPRESS)
     export_folder: str | None = option(None, argparse.SUPPRESS)
-    output_dir: str | None = option(None, "Folder of what is found; left out, runs/compare-<A>-<B>.")
+    output_dir: str | None = option(None, "Folder for the results. Default: runs/compare-<A>-<B>.")
 
     def __post_init__(self):
         super().__post_init__()
         for name in ("missing", "calibrate", "costs", "backend", "export_folder"):
             if getattr(self, name) not in (False, None, TORCH):
-                raise ValueError(f"--{name} belongs to `mm_hf evaluate`, which measures one run.")
+                raise ValueError(
+                    f"--{name} belongs to `mm_hf evaluate`, which measures one run: leave it out of `mm_hf compare`."
+                )
 
 
 def compare_parser(description: str, prog: str) -> ArgumentParser:
-    """The flags of `mm_hf compare`, which are for both runs."""
+    """The flags of `mm_hf compare`. They apply to both runs."""
     return measuring_parser(description, prog, CompareArguments, usage=COMPARING)
 
 
-TYPES = "image audio video"  # of files that some encoder reads
+TYPES = "image audio video"  # the kinds of files that encoders read
 
 
 @dataclass
 class FetchArguments:
-    """What is downloaded, and how much at most."""
+    """What is downloaded, and the limits."""
 
-    column: str = field(metadata={"help": "Column of the URLs."})
-    into: str | None = option(None, "Folder of the files; left out, one beside the rows, called after them.")
-    output: str | None = option(None, "The rows with the paths; left out, <rows>_fetched.", aliases=["-o"])
-    path_column: str | None = option(None, "Name of the new column; left out, <column>_path.")
+    column: str = field(metadata={"help": "Column that holds the URLs."})
+    into: str | None = option(None, "Folder for the files. Default: <rows>_files, next to the rows.")
+    output: str | None = option(None, "File for the rows with the paths. Default: <rows>_fetched.", aliases=["-o"])
+    path_column: str | None = option(None, "Name of the new column. Default: <column>_path.")
     types: list[str] | None = option(  # noqa: RUF009 (it gives a field)
-        None, "Kinds of files that are kept, as servers name them; left out, image, audio and video."
+        None, "Kinds of files to keep, as in the Content-Type of the server. Default: image, audio and video."
     )
-    max_bytes: int = option(2**25, "Bytes of a file at most.")
-    max_total_bytes: int = option(10 * 2**30, "Bytes of all files at most, those that are there already among them.")
-    timeout: float = option(60.0, "Seconds a file may take.")
-    parallel: int = option(8, "Files that are downloaded at the same time.")
-    user_agent: str | None = option(None, "What servers are told of who asks; left out, mm_hf and its version.")
-    allow_private: bool = option(False, "Also from this machine and from private networks.")
+    max_bytes: int = option(2**25, "Maximum size of one file, in bytes.")
+    max_total_bytes: int = option(
+        10 * 2**30, "Maximum size of all files together, in bytes. Files that are already there count too."
+    )
+    timeout: float = option(60.0, "Maximum time for one file, in seconds.")
+    parallel: int = option(8, "Number of files to download at the same time.")
+    user_agent: str | None = option(None, "User-Agent header that servers see. Default: mm_hf and its version.")
+    allow_private: bool = option(False, "Also download from this machine and from private networks.")
 
     def __post_init__(self):
         check_least(self, 1, "max_bytes", "max_total_bytes", "parallel")
         check_range("parallel", self.parallel, 1, 64)
         self.types = self.types or TYPES.split()
         if not self.timeout > 0:
-            raise ValueError(f"timeout must be above 0, got {self.timeout}.")
+            raise ValueError(f"timeout must be above 0 seconds, got {self.timeout}.")
 
 
 def fetch_parser(description: str, prog: str) -> ArgumentParser:
@@ -163,14 +178,17 @@ def fetch_parser(description: str, prog: str) -> ArgumentParser:
 IN_COLUMNS = [key.name for key in fields(DatasetArguments) if "names_columns" in key.metadata]
 OF_DATA = [*IN_COLUMNS, "import_files", "data_root", "on_error", "max_bad_fraction"]
 HELP = {
-    "data_root": {"help": "Folder that image paths are relative to and cannot leave; left out, that of the rows."},
-    "on_error": {
-        "help": "raise: a bad row stops it; skip: it is kept with an empty prediction, and a column says why."
+    "data_root": {
+        "help": "Folder that image paths are relative to. Paths outside it are refused. Default: the folder of the "
+        "rows."
     },
-    "max_bad_fraction": {"help": "Share of bad rows above which it stops all the same."},
+    "on_error": {
+        "help": "raise: stop at a bad row; skip: keep it with an empty prediction, and write the reason into a column."
+    },
+    "max_bad_fraction": {"help": "With --on_error skip: stop when the share of bad rows exceeds this."},
 }
 
-# The flags of training that name columns and say what becomes of bad rows.
+# The flags of training that name columns and say how bad rows are handled.
 ColumnArguments: Any = make_dataclass(
     "ColumnArguments",
     [
@@ -180,40 +198,44 @@ ColumnArguments: Any = make_dataclass(
     ],
     namespace={"__post_init__": keep_plain},
 )
-ColumnArguments.__doc__ = "The columns of the rows, and what becomes of bad ones."
+ColumnArguments.__doc__ = "The columns of the rows, and how bad rows are handled."
 
 
 @dataclass
 class PredictArguments:
-    """What is predicted, and how it is said."""
+    """What is predicted, and which columns are written."""
 
     split: str | None = option(
-        None, "Part of the rows, where they have several; of the run's own rows also a part that it cut from them."
+        None,
+        "Part to predict, if the rows have several parts. For the run's own rows, also a part that the run cut from "
+        "them.",
     )
-    top_k: int = option(1, "So many of the best classes, with their probabilities.")
+    top_k: int = option(1, "Number of best classes to write, with their probabilities.")
     probabilities: str = option(
-        "best", "all: one column for each class; several labels have them always.", choices=["best", "all"]
+        "best",
+        "all: write one probability column per class. A task with several labels always writes them.",
+        choices=["best", "all"],
     )
     coverage: float | None = option(
         None,
-        "Such as 0.9, for a calibrated run: the set of classes that holds the true one in this share of new rows, and "
-        "of numbers from where to where they lie.",
+        "For a calibrated run, such as 0.9. For classes: write the set of classes that contains the true class in "
+        "this share of new rows. For numbers: write the interval that contains the true number.",
     )
     abstain_below: float | None = option(
-        None, "Leave the prediction of one of several classes empty where its probability is below this."
+        None, "For one of several classes: leave the prediction empty if its probability is below this threshold."
     )
     costs: str | None = option(
         None,
-        "A .csv (columns class and cost, a line abstain) or .json of what a wrong answer costs and what none does: "
-        "the prediction is the one of least expected cost, or empty.",
+        "A .csv file (columns class and cost, one line abstain) or a .json file with the cost of a wrong answer and "
+        "of no answer. The prediction is then the answer with the lowest expected cost, or empty.",
     )
-    prefix: str = option("", "What the new columns begin with.")
+    prefix: str = option("", "Prefix for the names of the new columns.")
     overwrite: bool = option(
-        False, "Replace a finished output, and begin anew where one was begun with other rows or settings."
+        False, "Replace a finished output. Start again if the output was begun with other rows or settings."
     )
-    bf16: bool = option(False, "Work in bfloat16, where the device is faster with it.")
-    per_device_eval_batch_size: int = option(128, "Rows a process and step.")
-    dataloader_num_workers: int = option(0, "Processes that prepare batches.")
+    bf16: bool = option(False, "Compute in bfloat16. Use it if it is faster on the device.")
+    per_device_eval_batch_size: int = option(128, "Rows per batch and process.")
+    dataloader_num_workers: int = option(0, "Number of processes that prepare batches.")
 
     def __post_init__(self):
         check_least(self, 1, "top_k", "per_device_eval_batch_size")
@@ -224,8 +246,8 @@ class PredictArguments:
         if self.costs is not None and (self.abstain_below is not None or self.top_k > 1):
             other = "top_k" if self.abstain_below is None else "abstain_below"
             raise ValueError(
-                f"costs and {other} are both given: with costs the prediction is the one of least expected cost, and "
-                f"not the likeliest; leave {other} out."
+                f"costs and {other} are both given. With costs, the prediction is the answer with the lowest expected "
+                f"cost, not the most probable one: leave {other} out."
             )
 
 
@@ -235,46 +257,51 @@ NO_MAPS = "none"
 
 @dataclass
 class ExplainArguments:
-    """What is explained, and how."""
+    """Which rows are explained, and how."""
 
     split: str | None = option(
-        None, "Part of the rows; left out, test of the run's own rows, or the only part of others."
+        None, "Part to explain. Default: test of the run's own rows, or the only part of other rows."
     )
-    max_rows: int = option(100, "Explain so many rows, drawn at random; 0: all.", aliases=["--rows"])
+    max_rows: int = option(100, "Explain at most this many rows, drawn at random; 0: all.", aliases=["--rows"])
     absence: str = option(
         "other_rows",
-        "What stands in for a modality that is taken away: items of training rows (the mean over them), or the "
-        "learned token of an absent item, which says something where the model was trained with modality_dropout.",
+        "What replaces a modality that is removed. other_rows: items of training rows (the answers are averaged over "
+        "them). token: the learned token of an absent item; it is meaningful only if the model was trained with "
+        "modality_dropout.",
         choices=["other_rows", "token"],
     )
     background: int | None = option(
-        None, "Training rows that stand in; left out, 15 for two modalities and 5 for more. More are steadier."
+        None,
+        "Number of training rows that replace a removed modality. Default: 15 for two modalities, 5 for more. More "
+        "rows give more stable results.",
     )
     method: str | None = option(
         None,
-        "How parts of items are told that mattered; left out, the one that measures best for the model and the "
-        "modality; none: no maps.",
+        "Method for the maps, which show the parts of items that mattered. Default: the method that measured best "
+        "for the model and the modality. none: no maps.",
         choices=[*MAP_METHODS, NO_MAPS],
     )
-    check: bool = option(False, "Check how far the maps can be believed, on 24 rows: a few times their price.")
-    png: bool = option(False, "Write a picture of each row too.")
-    seed: int = option(0, "Of rows that are drawn, those that stand in among them.")
-    overwrite: bool = option(False, "Replace what an earlier call wrote.")
+    check: bool = option(
+        False, "Measure how far the maps can be trusted, on 24 rows. It takes a few times as long as the maps."
+    )
+    png: bool = option(False, "Also write a picture of each row.")
+    seed: int = option(0, "Seed for drawing the explained rows and the replacement rows.")
+    overwrite: bool = option(False, "Replace the output of an earlier call.")
     missing: bool = option(
-        False, "Say what the modalities that a row lacks would bring, as the run's validation rows tell."
+        False, "Estimate what each missing modality of a row would add, from the run's validation rows."
     )
     prices: str | None = option(
         None,
-        "With --missing: what each costs, such as vision=5,audio=1 (1 where nothing is said): then it says "
-        "what to obtain next, and in which order.",
+        "With --missing: the price of each modality, such as vision=5,audio=1 (default 1). The report then says "
+        "which modality to obtain next, and in which order.",
     )
     until: float | None = option(
-        None, "With --missing: the score to expect, 1 for certainly right, at which a row asks for nothing more."
+        None, "With --missing: the expected score (1: certainly right) at which a row needs no further modality."
     )
     given: list[str] | None = option(  # noqa: RUF009 (it gives a field)
         None,
-        "With --missing, and no ROWS: modalities that rows have from the beginning, where score against price is "
-        "measured; left out, none.",
+        "With --missing and without ROWS: modalities that every row has from the start, when the score is measured "
+        "against the price. Default: none.",
     )
 
     def __post_init__(self):
@@ -284,13 +311,14 @@ class ExplainArguments:
             for name in ("prices", "until", "given"):
                 if (value := getattr(self, name)) is not None:
                     raise ValueError(
-                        f"--{name} is {value!r}, but it belongs to --missing, which says what to ask for next."
+                        f"--{name} is {value!r}, but it works only with --missing: add --missing, or leave --{name} "
+                        "out."
                     )
 
 
 def explain_parser(description: str, prog: str) -> ArgumentParser:
-    """What `mm_hf explain` takes."""
-    more = 'With a recipe.json beside the checkpoint, its columns are the defaults; "" is no column.'
+    """The flags of `mm_hf explain`."""
+    more = 'If a recipe.json lies beside the checkpoint, its columns are the defaults. "" means: no such column.'
     parser = ArgumentParser(
         (ExplainArguments, ColumnArguments),
         prog=prog,
@@ -302,77 +330,80 @@ def explain_parser(description: str, prog: str) -> ArgumentParser:
         "file",
         metavar="ROWS",
         nargs="?",
-        help="A .csv, .jsonl or .parquet file, or whatever training reads; left out, the run's own data.",
+        help="A .csv, .jsonl or .parquet file, or any data that training reads. Default: the run's own data.",
     )
-    parser.add_argument("-o", "--output", metavar="FOLDER", help="What is written; left out, RUN/evidence.")
+    parser.add_argument("-o", "--output", metavar="FOLDER", help="Folder to write. Default: RUN/evidence.")
     return parser
 
 
 @dataclass
 class ExportArguments:
-    """What is written."""
+    """The format of the export."""
 
     to: str = option(
         "onnx",
-        "onnx: graphs for onnxruntime and whatever else reads ONNX; torch: programs of torch.export, for torch.",
+        "onnx: graphs for onnxruntime and other programs that read ONNX; torch: programs of torch.export.",
         choices=["onnx", "torch"],
     )
     int8: bool = option(
-        False, "Matrix products and tables of embeddings in 8 bits: a quarter of their size, and faster on CPUs."
+        False,
+        "Store the weights of matrix products and embedding tables in 8 bits: a quarter of the size, and faster on "
+        "CPUs.",
     )
-    overwrite: bool = option(False, "Replace an export that is there.")
+    overwrite: bool = option(False, "Replace an existing export.")
     import_files: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Files of Python that bring what the checkpoint has from outside mm_hf; left out, its run's.",
+            "help": "Python files that define the parts of the checkpoint that are not in mm_hf. Default: the imports "
+            "of its run.",
             "flag": "import",
         },
     )
 
     def __post_init__(self):
         if self.int8 and self.to != "onnx":
-            raise ValueError(f"int8 is for onnx, and --to is {self.to!r}: leave one of them out.")
+            raise ValueError(f"int8 works only with --to onnx, and --to is {self.to!r}: leave one of them out.")
 
 
 def export_parser(description: str, prog: str) -> ArgumentParser:
-    """What `mm_hf export` takes."""
+    """The flags of `mm_hf export`."""
     usage = f"{prog} RUN [--to onnx|torch] [--int8] [-o FOLDER]"
     parser = ArgumentParser(ExportArguments, prog=prog, usage=usage, description=description)
     parser.add_argument("run", metavar="RUN", help="Folder of a run or checkpoint, or Hub id.")
     parser.add_argument(
-        "-o", "--output", metavar="FOLDER", help="What is written; left out, RUN/onnx, or as --to says, with -int8."
+        "-o", "--output", metavar="FOLDER", help="Folder to write. Default: RUN/onnx or RUN/torch, with -int8 added."
     )
     return parser
 
 
 @dataclass
 class DemoArguments:
-    """The page, and where it is served."""
+    """What the page shows, and where it is served."""
 
-    host: str = option("127.0.0.1", "Address to listen at; this machine alone reaches the default.")
-    port: int = option(7860, "Port; 0: any that is free.")
-    title: str | None = option(None, "Heading of the page; left out, the name of the checkpoint.")
+    host: str = option("127.0.0.1", "Address to listen on. Only this machine can reach the default address.")
+    port: int = option(7860, "Port; 0: any free port.")
+    title: str | None = option(None, "Heading of the page. Default: the name of the checkpoint.")
     examples: int | None = option(
         None,
-        "Rows of the run's test part to try at once; left out, 5, and none with --space: they are copied into its "
-        "folder, where everybody sees them.",
+        "Number of example rows from the run's test part. Default: 5, but 0 with --space, because the examples are "
+        "copied into the Space, where everybody can see them.",
     )
-    evidence: bool = option(True, "Say what each modality gave to an answer.")
+    evidence: bool = option(True, "Show what each modality contributed to an answer.")
     method: str | None = option(
         None,
-        "How parts of items are told that mattered; left out, the one that measures best for the model and the "
-        "modality; none: no maps.",
+        "Method for the maps, which show the parts of items that mattered. Default: the method that measured best "
+        "for the model and the modality. none: no maps.",
         choices=[*MAP_METHODS, NO_MAPS],
     )
     background: int | None = option(
         None,
-        "Training rows that stand in for what is taken away; left out, 15 for two modalities and 5 for more. Where "
-        "the data are gone, the learned token of an absent item stands in.",
+        "Number of training rows that replace a removed modality. Default: 15 for two modalities, 5 for more. If the "
+        "training data are not available, the learned token of an absent item replaces it.",
     )
-    max_file_mb: int = option(50, "Megabytes of a file that somebody gives at most.")
-    seed: int = option(0, "Of rows that are drawn.")
+    max_file_mb: int = option(50, "Maximum size of an uploaded file, in megabytes.")
+    seed: int = option(0, "Seed for drawing rows.")
     space: str | None = option(
-        None, "Write the folder of a Space of the Hugging Face Hub in place of serving the page; nothing is uploaded."
+        None, "Do not serve the page. Write the folder of a Hugging Face Space instead. Nothing is uploaded."
     )
 
     def __post_init__(self):
@@ -382,8 +413,8 @@ class DemoArguments:
 
 
 def demo_parser(description: str, prog: str) -> ArgumentParser:
-    """What `mm_hf demo` takes."""
-    more = 'With a recipe.json beside the checkpoint, its columns are the defaults; "" is no field on the page.'
+    """The flags of `mm_hf demo`."""
+    more = 'If a recipe.json lies beside the checkpoint, its columns are the defaults. "" means: no field on the page.'
     parser = ArgumentParser(
         (DemoArguments, ColumnArguments),
         prog=prog,
@@ -395,8 +426,8 @@ def demo_parser(description: str, prog: str) -> ArgumentParser:
 
 
 def predict_parser(description: str, prog: str) -> ArgumentParser:
-    """What `mm_hf predict` takes."""
-    more = 'With a recipe.json beside the checkpoint, its columns are the defaults; "" is no column.'
+    """The flags of `mm_hf predict`."""
+    more = 'If a recipe.json lies beside the checkpoint, its columns are the defaults. "" means: no such column.'
     parser = ArgumentParser(
         (PredictArguments, ColumnArguments),
         prog=prog,
@@ -407,7 +438,7 @@ def predict_parser(description: str, prog: str) -> ArgumentParser:
     parser.add_argument(
         "rows",
         metavar="ROWS",
-        help="A .csv, .jsonl or .parquet file, - for JSON lines on standard input, or whatever training reads.",
+        help="A .csv, .jsonl or .parquet file, - for JSON lines on standard input, or any data that training reads.",
     )
     parser.add_argument(
         "-o", "--output", required=True, metavar="FILE", help="A .csv, .tsv, .jsonl or .parquet file to write."

@@ -1,10 +1,11 @@
-"""The features of frozen encoders that runs keep on disk: where they are, how large, and away with them.
+"""Lists or removes the features of frozen encoders that runs keep on disk.
 
     mm_hf cache
     mm_hf cache --clear
     mm_hf cache --cache_dir /data/features
 
-What a run uses at this moment stays. A run whose features are gone encodes its items again, and gives the same.
+Features that a run is using now are not removed. If the features of a run are gone, the run encodes its items again
+and gives the same result.
 """
 
 import argparse
@@ -17,9 +18,9 @@ def script():
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="mm_hf cache", description=__doc__, formatter_class=raw)
     parser.add_argument(
-        "--cache_dir", help="the folder; left out, MM_HF_CACHE of the environment, else that in HF_HOME"
+        "--cache_dir", help="the folder; default: the environment variable MM_HF_CACHE, else the folder in HF_HOME"
     )
-    parser.add_argument("--clear", action="store_true", help="remove all features that no run uses now")
+    parser.add_argument("--clear", action="store_true", help="remove all features that no run is using now")
     options = parser.parse_args()
     from ..data.feature_store import FeatureStore  # late: it loads torch
 
@@ -33,7 +34,7 @@ def script():
 
 
 def listed(store) -> str:
-    """The sets of a cache, the longest unused first: how large each is, when it was last used, and what it holds."""
+    """One line per set of features, the longest unused first: its size, the date of its last use, its content."""
     sets = store.sets()
     total = sum(size for _, size, _, _ in sets)
     lines = [f"{store.folder}: {len(sets)} set(s) of features, {megabytes(total)}"]
@@ -44,7 +45,7 @@ def listed(store) -> str:
 
 
 def megabytes(size: int) -> str:
-    """Bytes for people."""
+    """A number of bytes as readable text."""
     return f"{size / 1e6:,.1f} MB"
 
 

@@ -3,8 +3,8 @@
     mm_hf chat --model runs/easy_vqa_generation --image picture.png
     mm_hf chat --model runs/easy_vqa_generation --image picture.png --question "what shape is it?"
 
-Questions come from the terminal, a line each, or from --question. The turns before are put in front of a question, as
-text. The picture is encoded once, however many questions are asked.
+Questions come from the terminal, one per line, or from --question. The earlier turns are put in front of a question as
+text. The picture is encoded once for all questions.
 
 In the terminal `/image PATH` shows another picture and forgets the dialogue, `/forget` forgets it, `/quit` ends it.
 """
@@ -25,30 +25,35 @@ from .arguments import chat_parser
 
 
 class Dialogue:
-    """A picture, and what was said of it. A question is asked with some earlier `turns`; `settings` are for
-    `generate`."""
+    """A picture, and the dialogue about it.
+
+    Args:
+        model, processor: of the checkpoint.
+        turns: number of earlier turns that are put in front of a question.
+        settings: arguments of `generate`.
+    """
 
     def __init__(
         self, model: MMFusionForConditionalGeneration, processor: MMFusionProcessor, turns: int, **settings: Any
     ):
         self.model, self.processor, self.turns, self.settings = model, processor, turns, settings
-        self.said: list[str] = []  # each turn, question and answer
+        self.said: list[str] = []  # one text per turn: question and answer
         self.picture: EncoderStates | None = None
 
     @torch.no_grad()
     def show(self, path: str):
-        """Looks at a picture, once, and forgets what was said of another.
+        """Encodes a picture once, and forgets the dialogue about the previous one.
 
         Raises:
-            ValueError: there is none, or it cannot be read.
+            ValueError: the file is missing, or cannot be read.
         """
         inputs = self.processor(images=[path]).to(self.model.device)
         self.picture = cast(MMFusionModel, self.model.get_encoder()).encode(**inputs)[Vision.name]
         self.said = []
 
     def text(self, question: str) -> str:
-        """The question behind as many of the earlier turns as there is room for in the text encoder: those that are
-        left out are the oldest, and all of each."""
+        """The question, after as many earlier turns as fit into the text encoder. The oldest turns are left out first;
+        a turn is kept whole or left out whole."""
         tokenizer = self.processor.tokenizer
         kept = self.said[max(0, len(self.said) - self.turns) :]
         for start in range(len(kept) + 1):
@@ -61,10 +66,10 @@ class Dialogue:
         """Answers, and keeps the turn.
 
         Raises:
-            ValueError: there is no picture yet.
+            ValueError: no picture was shown yet.
         """
         if self.picture is None:
-            raise ValueError("There is no picture to ask about: show one first.")
+            raise ValueError("There is no picture to ask about: call show(path) first.")
         inputs = self.processor(text=[self.text(question)]).to(self.model.device)
         picture = replace(self.picture, index=torch.zeros(1, dtype=torch.int64, device=self.model.device))
         tokens = self.model.generate(**inputs, encoder_states={Vision.name: picture}, **self.settings)
@@ -86,8 +91,8 @@ def main():
     architecture = (config.architectures or [config.model_type])[0]
     if architecture != MMFusionForConditionalGeneration.__name__ or set(config.modalities) != {Vision.name, Text.name}:
         raise ValueError(
-            f"{args.model} is a {architecture} of {' and '.join(config.modalities)}; a dialogue needs a "
-            f"{MMFusionForConditionalGeneration.__name__} of vision and text."
+            f"{args.model} is a {architecture} with {' and '.join(config.modalities)}; a dialogue needs a "
+            f"{MMFusionForConditionalGeneration.__name__} with vision and text."
         )
     settings = {name: getattr(args, name) for name in ("max_new_tokens", "num_beams")}
     dialogue = Dialogue(

@@ -1,13 +1,14 @@
-"""Compares two runs on the same test rows: the paired difference of every metric, and the rows that make it.
+"""Compares two runs on the same test rows: the paired difference of every metric, and the rows that cause it.
 
     mm_hf compare runs/easy_vqa runs/easy_vqa_concat
     mm_hf compare runs/one runs/other --dataset new.csv --split train
 
-RUN_A and RUN_B are folders of checkpoints, or Hub ids; they come first, and all flags are for both. Without --dataset
-each is measured on the test part of its own recipe: these must be the same rows, which is checked. Runs of other rows
-(another data set, or a cut with another seed) are measured on rows that neither has learned, which --dataset and
---split name. The folder runs/compare-<A>-<B> takes compare.html, a page that needs no other file, compare.json with
-all figures, and differing_rows.csv. Models that search are compared by the plain search, without the rerank.
+RUN_A and RUN_B are folders of checkpoints, or Hub ids. They come first; all flags apply to both. Without --dataset,
+each run is measured on the test part of its own recipe. The command checks that both parts hold the same rows. If two
+runs have different test rows (another data set, or another seed of the split), name rows with --dataset and --split
+that neither run was trained on. The results go into the folder runs/compare-<A>-<B>: compare.html, a page that needs
+no other file, compare.json with all figures, and differing_rows.csv. Retrieval models are compared by the plain
+search, without the reranking.
 """
 
 import csv
@@ -62,14 +63,15 @@ COLUMNS = ("task", "row", "kind", Text.name, "truth", "a", "b", "better", "score
 
 @dataclass
 class Side:
-    """One of the two, A or B.
+    """One of the two runs, A or B.
 
     Args:
         letter: "A" or "B".
-        folder: where reports go, of both.
+        folder: where the reports of both runs go.
         args, data_args, recipe: see `parse_arguments`.
         part, rows: name and rows of the measured part.
-        columns, root: those that the model reads, and of its labels; of the files that rows name.
+        columns: the columns that the model reads, and its labels.
+        root: the folder of the files that the rows name.
     """
 
     letter: str
@@ -84,7 +86,7 @@ class Side:
 
     @property
     def place(self) -> str:
-        """Where its rows are from."""
+        """Where its rows come from."""
         return os.path.realpath(self.data_args.source)
 
     def __str__(self) -> str:
@@ -92,11 +94,11 @@ class Side:
 
     @property
     def name(self) -> str:
-        """In the words that are to be remembered."""
+        """Its name in the verdict."""
         return f"{self.letter} ({short_name(self.args.model)})"
 
     def row_numbers(self) -> list[int]:
-        """What the rows are called in the data."""
+        """The numbers of the rows in the data."""
         return self.rows[SOURCE_ROW][:] if SOURCE_ROW in self.rows.column_names else list(range(len(self.rows)))
 
 
@@ -107,7 +109,10 @@ def main():
     if searches[0] != searches[1]:
         names = [str(side) for side in sides]
         finder, other = names if searches[0] else names[::-1]
-        raise ValueError(f"{finder} searches and {other} does not: they have no metric in common.")
+        raise ValueError(
+            f"{finder} is a retrieval model and {other} is not, so they have no metric in common: name two runs of "
+            "the same kind."
+        )
     measure = compare_searches if all(searches) else compare_answers
     report = measure(sides)
     if report is not None and PartialState().is_main_process:
@@ -116,10 +121,10 @@ def main():
 
 
 def read_words() -> tuple[Side, Side]:
-    """The two runs, and the flags, which are for both.
+    """Reads the two runs, and the flags, which apply to both.
 
     Raises:
-        ValueError: the first two words are no two runs.
+        ValueError: the first two words are not two runs.
     """
     words = sys.argv[1:]
     asks = {"-h", "--help"} & set(words)
@@ -127,9 +132,9 @@ def read_words() -> tuple[Side, Side]:
     if len(runs) < 2 and not asks:
         raise ValueError(f"{COMPARING}: the two runs come first; got {' '.join(words) or 'nothing'}.")
     if "--model" in words:
-        raise ValueError(f"{COMPARING}: the runs are the first two words, without --model.")
+        raise ValueError(f"{COMPARING}: give the runs as the first two words, without --model.")
     if len(runs) == 2 and os.path.realpath(runs[0]) == os.path.realpath(runs[1]):
-        raise ValueError(f"{COMPARING}: both are {runs[0]}, which does not differ from itself.")
+        raise ValueError(f"{COMPARING}: both runs are {runs[0]}: name two different runs.")
     folder = Path("runs", "-".join(["compare", *(Path(os.path.realpath(run)).name for run in runs)]))
     for run in runs:
         check_checkpoint(run)
@@ -138,17 +143,20 @@ def read_words() -> tuple[Side, Side]:
         others = ["--model", run, *words[len(runs) :]]
         args, data_args, recipe = parse_arguments(__doc__, CompareArguments, prog="mm_hf compare", words=others)
         if data_args.dataset is None:
-            raise ValueError(f"{run} has no recipe.json that names its data: give --dataset, for both.")
+            raise ValueError(f"{run} has no recipe.json that names its data: give --dataset, for both runs.")
         args.output_dir = args.output_dir or str(folder)
         sides.append(Side(letter, Path(args.output_dir), args, data_args, recipe))
     return sides[0], sides[1]
 
 
 def compare_answers(sides: tuple[Side, Side]) -> dict[str, Any] | None:
-    """Measures both on all rows, by all processes; gives the main one what is to be written, see `write`.
+    """Measures both runs on all rows, with all processes.
+
+    Returns:
+        what `write` takes, on the main process; None on the others.
 
     Raises:
-        ValueError: their rows, their labels or their problems are not the same.
+        ValueError: their rows, labels or problem types differ.
     """
     runs, predictions = [], []
     for side in sides:
@@ -169,8 +177,8 @@ def compare_answers(sides: tuple[Side, Side]) -> dict[str, Any] | None:
     shared = [task for task in a if task in b]
     if not shared:
         raise ValueError(
-            f"{sides[0]} answers {list(a)} and {sides[1]} answers {list(b)}: they have no column of labels "
-            "in common. Where these mean the same, --label_column names one for both."
+            f"{sides[0]} answers {list(a)} and {sides[1]} answers {list(b)}: they have no label column in common. If "
+            "these columns mean the same, name one for both with --label_column."
         )
     unit, units = units_of(sides, runs)
     kinds = next((side.rows[side.columns.kind][:] for side in sides if side.columns.kind), None)
@@ -192,43 +200,46 @@ def compare_answers(sides: tuple[Side, Side]) -> dict[str, Any] | None:
 
 
 def texts_of(rows: Dataset, columns: list[str]) -> list[str | None]:
-    """The texts of each row in one, None where it has none; nothing where there is no column of them."""
+    """The texts of each row, joined to one; None for a row without text. An empty list if there is no text column."""
     by_row = zip(*(rows[column][:] for column in columns))
     return [" | ".join(text for text in texts if isinstance(text, str)) or None for texts in by_row]
 
 
 def check_same_rows(a: Side, b: Side):
-    """Refuses two parts that cannot be shown to be the same rows: of the same place and with the same numbers, or, of
-    two places, with the same content of what both read.
+    """Refuses two parts that are not known to hold the same rows. They are the same if they come from the same place
+    with the same row numbers, or from two places with the same content in the columns that both models read.
 
     Raises:
-        ValueError: why, and what can be done.
+        ValueError: with the reason, and what to do.
     """
     measured = [f"{side} is measured on part {side.part!r} of {side.data_args.dataset}" for side in (a, b)]
     reason = None
     if len(a.rows) != len(b.rows):
-        reason = f"these are {len(a.rows):,} and {len(b.rows):,} rows"
+        reason = f"they have {len(a.rows):,} and {len(b.rows):,} rows"
     elif a.row_numbers() != b.row_numbers():
-        reason = "these are other rows of it"
+        reason = "they are different rows of it"
     elif (a.place, a.part) != (b.place, b.part):
         reason = differing_content(a, b)
     if reason is None:
         return
     seeds = [seed_of_cut(side.recipe) if side.recipe else None for side in (a, b)]
     if a.place == b.place and None not in seeds and seeds[0] != seeds[1]:
-        reason += f" (their seeds, {seeds[0]} and {seeds[1]}, cut other test rows, which the other one has learned)"
+        reason += (
+            f" (their seeds, {seeds[0]} and {seeds[1]}, give different test rows; each run may have been trained on "
+            "test rows of the other)"
+        )
     raise ValueError(
-        f"{measured[0]}, and {measured[1]}: {reason}. Only the same rows can be compared: --dataset FILE --split PART "
-        "measures both on rows that neither has learned; their columns must have the names that both recipes give."
+        f"{measured[0]}, and {measured[1]}: {reason}. Only the same rows can be compared. Name rows that neither run "
+        "was trained on: --dataset FILE --split PART. Their columns must have the names that both recipes give."
     )
 
 
 def differing_content(a: Side, b: Side) -> str | None:
-    """What two places have that differs, of what both models read; None where all of it is the same."""
+    """Which columns that both models read differ between two places; None if all of them are the same."""
     inputs = [{column for part, column in side.columns.named() if part != "label"} for side in (a, b)]
     shared = sorted(inputs[0] & inputs[1])
     if not shared:
-        return f"no column is read by both, of {sorted(inputs[0])} and {sorted(inputs[1])}, that could show it"
+        return f"A reads {sorted(inputs[0])} and B reads {sorted(inputs[1])}, so no common column can show it"
     kept = []
     for side in (a, b):
         fingerprint = Fingerprint({side.part: side.rows}, side.columns, side.data_args.source, side.root)
@@ -240,7 +251,7 @@ def differing_content(a: Side, b: Side) -> str | None:
 
 
 def units_of(sides: tuple[Side, Side], runs: list[Evaluator]) -> tuple[str, list]:
-    """What the resamples are drawn of, and for each row what is equal within one unit: see evaluate.py."""
+    """The unit of the bootstrap resamples, and for each row the key that is equal within one unit: see evaluate.py."""
     for side in sides:
         if side.columns.group:
             return f"rows of equal {side.columns.group}", side.rows[side.columns.group][:]
@@ -251,13 +262,16 @@ def units_of(sides: tuple[Side, Side], runs: list[Evaluator]) -> tuple[str, list
 
 
 def compare_searches(sides: tuple[Side, Side]) -> dict[str, Any]:
-    """Measures both plain searches, in both directions: the rank of what was looked for, query by query.
+    """Measures both plain searches in both directions: for each query, the rank of the right result.
 
     Raises:
-        ValueError: several processes, other rows, or other items in them.
+        ValueError: there are several processes, or the rows or their items differ.
     """
     if PartialState().num_processes > 1:
-        raise ValueError("Models that search are compared by one process: without accelerate launch.")
+        raise ValueError(
+            f"Retrieval models are compared by one process, got {PartialState().num_processes}: leave accelerate "
+            "launch out."
+        )
     args = sides[0].args
     lock_folder(sides[0].folder)
     opened = []
@@ -275,9 +289,10 @@ def compare_searches(sides: tuple[Side, Side]) -> dict[str, Any]:
         galleries.append(search.gallery(Rows(side.rows, side.part)))
     if galleries[0].keys != galleries[1].keys:
         raise ValueError(
-            f"{sides[0]} and {sides[1]} do not search the same items in these rows: they search "
-            f"{[list(gallery.keys) for gallery in galleries]}, by the columns "
-            f"{[sorted(column for _, column in side.columns.named()) for side in sides]}."
+            f"{sides[0]} and {sides[1]} do not search the same items of these rows. They search "
+            f"{[list(gallery.keys) for gallery in galleries]}, from the columns "
+            f"{[sorted(column for _, column in side.columns.named()) for side in sides]}: name the same columns for "
+            "both."
         )
     gallery, relevant, tasks = galleries[0], galleries[0].relevant(), {}
     texts, items = gallery.keys.values()
@@ -287,7 +302,10 @@ def compare_searches(sides: tuple[Side, Side]) -> dict[str, Any]:
     for direction, right, asked_by in zip(opened[0].directions, (relevant, relevant.T), gallery.keys):
         asked = right.any(-1)
         if not asked.any():
-            raise ValueError(f"No row has both a text and what is searched: {direction} cannot be measured.")
+            raise ValueError(
+                f"No row has both a text and an item to find, so {direction} cannot be measured: give rows that have "
+                "both."
+            )
         places = [ranks(scores if right is relevant else scores.T, right)[asked] for scores in similarities]
         numbers = asked.nonzero().flatten().tolist()
         tasks[direction] = compare_ranks(
@@ -306,7 +324,7 @@ def compare_searches(sides: tuple[Side, Side]) -> dict[str, Any]:
 
 
 def write(sides: tuple[Side, Side], report: dict[str, Any]):
-    """Writes page, figures and rows, and prints the tables, the words last."""
+    """Writes the page, the figures and the rows. Prints the tables, then the verdict."""
     folder, args = sides[0].folder, sides[0].args
     unit = report["unit"]
     rows = [{"task": task, **row} for task, comparison in report["tasks"].items() for row in comparison["differing"]]
@@ -348,7 +366,7 @@ def write(sides: tuple[Side, Side], report: dict[str, Any]):
         "code": report["run"]["commit"],
     }
     beside = {
-        f"a straight line beside {letter}": f"{line['metric'].replace('_', ' ')} {figure(line['value'])}"
+        f"linear model beside {letter}": f"{line['metric'].replace('_', ' ')} {figure(line['value'])}"
         for letter, line in report.get("lines", {}).items()
     }
     facts |= beside
@@ -364,19 +382,19 @@ def write(sides: tuple[Side, Side], report: dict[str, Any]):
     for task, comparison in report["tasks"].items():
         print(f"\n{task}", paired_table(comparison, unit), sep="\n")
         if comparison["left_out"]:
-            print(f"{comparison['left_out']:,} rows have no label that both can read, and are left out")
+            print(f"{comparison['left_out']:,} rows are left out, because they have no label that both runs can read")
     print("".join(f"\n{what}: {words}" for what, words in beside.items()))
     for letter, only in report["only"].items():
         if only:
-            print(f"{letter} alone answers {', '.join(only)}")
+            print(f"only {letter} answers {', '.join(only)}")
     print(f"\nwritten: {folder / 'compare.html'}, {folder / 'differing_rows.csv'}")
     print(NOTE)
-    for task, comparison in report["tasks"].items():  # last: what is to be remembered
+    for task, comparison in report["tasks"].items():  # last, because the verdict is the main result
         print(comparison["verdict"] if len(report["tasks"]) == 1 else f"{task}: {comparison['verdict']}")
 
 
 def write_rows(file: Path, rows: list[dict[str, Any]]):
-    """The table of rows that are answered differently."""
+    """Writes the table of the rows that the two runs answer differently."""
     with open(file, "w", newline="", encoding="utf-8", errors="replace") as output:
         writer = csv.DictWriter(output, COLUMNS, restval="")
         writer.writeheader()

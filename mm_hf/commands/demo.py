@@ -1,13 +1,14 @@
-"""A page on which people try a checkpoint: they give what they have, and read the answer and what it rests on.
+"""Serves a web page to try a checkpoint: give inputs, read the answer and what it rests on.
 
     mm_hf demo runs/houses                       # at http://127.0.0.1:7860
     mm_hf demo me/answers --image_column photo --text_column question
     mm_hf demo runs/houses --space space         # the folder of a Space of the Hugging Face Hub
 
-The page has a field for each thing that the model reads, any of which may be left empty, the answer with its
-probabilities, what each modality gave to it, and a map of where in the picture. It talks to this machine alone,
-loads nothing from elsewhere, and works without a network. The code that a checkpoint brings is not run: the page uses
-that of this package (--import FILE brings what is from outside it). Needs `pip install 'mm_hf[demo]'`.
+The page has one field per input of the model. Each field may stay empty. It shows the answer with its probabilities,
+the contribution of each modality, and a map of the parts of the picture that mattered. The page is reachable from this
+machine only, loads nothing from other servers, and works without a network. The page does not run the code of the
+checkpoint: it uses the classes of this package. --import FILE adds classes from outside the package. It requires
+`pip install 'mm_hf[demo]'`.
 """
 
 import os
@@ -47,7 +48,7 @@ def main():
     logging.disable_progress_bar()  # of loading weights: seconds
     if args.space is not None:
         folder = space_of(words.run, Path(args.space), args, data_args)
-        print(f"written: {folder}. Look through it, then: hf upload USER/NAME {folder} --repo-type space", flush=True)
+        print(f"written: {folder}. Check its files, then: hf upload USER/NAME {folder} --repo-type space", flush=True)
         return
     page = page_of(words.run, args, data_args)
     page.launch(args.host, args.port)
@@ -66,11 +67,11 @@ def write_space(run: str, folder: str | Path, **options: Any) -> Path:
 
 
 def parse_options(run: str, options: dict[str, Any]) -> tuple[DemoArguments, Any, Any]:
-    """Both groups of arguments, and the words before the flags, of flags by their names; those that are None are left
-    out.
+    """Turns options by name into both groups of arguments and the words before the flags. Options that are None are
+    left out.
 
     Raises:
-        ValueError: options that do not fit.
+        ValueError: an option is unknown or has a wrong value.
     """
     parser = demo_parser("", "mm_hf demo")
 
@@ -84,7 +85,7 @@ def parse_options(run: str, options: dict[str, Any]) -> tuple[DemoArguments, Any
 
 
 class Opened:
-    """A checkpoint, the fields that it asks for, and the rows of its run, where these are at hand.
+    """A checkpoint, the fields of its page, and the rows of its run if they are available.
 
     Args:
         run: folder or Hub id.
@@ -92,12 +93,12 @@ class Opened:
 
     Attributes:
         config, head, processor: of the checkpoint.
-        recipe: beside it, with its data where they are now.
-        source: the rows of the test part; None: they are gone.
-        notes: what is to be said of that.
+        recipe: the recipe beside the checkpoint, with the present place of its data.
+        source: the rows of the test part; None if they are not available.
+        notes: messages for the user about missing rows.
 
     Raises:
-        OSError, ValueError: it is no checkpoint that answers rows.
+        OSError, ValueError: it is not a checkpoint that answers rows.
     """
 
     def __init__(self, run: str, args: DemoArguments, data_args: Any):
@@ -122,11 +123,11 @@ class Opened:
             columns: Columns = self.columns
             return open_source(self.run, None, None, columns, data_args.data_root, self.recipe, self.processor)
         except (OSError, ValueError) as error:
-            self.notes.append(f"The run's data are not at hand: {' '.join(str(error).split())[:200]}")
+            self.notes.append(f"The run's data are not available: {' '.join(str(error).split())[:200]}")
             return None
 
     def rows(self, most: int) -> list[dict[str, Any]]:
-        """So many rows of the test part, drawn at random; none where it is gone."""
+        """At most `most` rows of the test part, drawn at random; none if the part is not available."""
         if self.source is None or not most:
             return []
         try:
@@ -136,7 +137,7 @@ class Opened:
             return []
 
     def examples(self, most: int, folder: Path) -> list[dict[str, Any]]:
-        """Rows to try at once, their files in a folder; fewer where some cannot be read."""
+        """At most `most` example rows, with their files in a folder. Rows that cannot be read are left out."""
         rows = self.rows(4 * most)
         names = {} if self.source is None else self.source.class_names
         root = None if self.source is None else self.source.root
@@ -152,13 +153,13 @@ class Opened:
         return self.args.title or Path(os.path.abspath(self.run) if os.path.isdir(self.run) else self.run).name
 
     def about(self) -> str:
-        """What is asked for and answered, in a few sentences."""
+        """The inputs and the answers of the model, in a few sentences."""
         answers = ", ".join(answered(task, name) for name, task in self.tasks.items())
-        left = "." if len(self.fields) < 2 else "; what you do not have may stay empty."
-        return f"Give it: {names_of(self.fields)}{left} The model {answers}."
+        left = "." if len(self.fields) < 2 else ". Leave empty what you do not have."
+        return f"Inputs: {names_of(self.fields)}{left} The model {answers}."
 
     def answerer(self) -> Answerer:
-        """What answers rows, with the model in it."""
+        """The object that answers rows. It holds the model."""
         model = self.head.from_pretrained(self.run, freeze_encoders=True).eval()
         model = model.to("cuda" if torch.cuda.is_available() else "cpu")
         collator = MultimodalCollator(
@@ -179,7 +180,7 @@ class Opened:
         return Answerer(pipeline(model=model, processor=self.processor), explainer, self.fields, names)
 
     def add_background(self, explainer: Explainer):
-        """Training rows of the run that stand in for what is taken away, where they are at hand."""
+        """Adds training rows of the run that replace removed modalities, if the rows are available."""
         wanted = self.args.background or rows_that_stand_in(len(self.config.modalities))
         rows = self.rows(candidates(wanted))
         if not rows or len(self.config.modalities) < 2 or self.source is None:
@@ -189,12 +190,12 @@ class Opened:
         try:
             explainer.background, notes = background_of(self.run, names, self.config, self.recipe, asked, rows)
         except ValueError as error:
-            notes = [f"No row stands in for what is taken away: {' '.join(str(error).split())[:200]}"]
+            notes = [f"No row can replace a removed modality: {' '.join(str(error).split())[:200]}"]
         self.notes += notes
 
 
 def answered(task: Task, name: str | None) -> str:
-    """How one question is answered, in words."""
+    """A phrase that says how the model answers one task."""
     called = f" for {task.column or name}" if task.column or name else ""
     if task.writes:
         return f"writes a text{called}"
@@ -202,7 +203,7 @@ def answered(task: Task, name: str | None) -> str:
 
 
 def name_columns(data_args: Any, config: MMFusionConfig):
-    """Gives the columns of a checkpoint that nobody has named the names of what they hold."""
+    """Names columns that neither the recipe nor a flag names after their content."""
     if any(columns_by_modality(data_args).values()):
         return
     for name in config.modalities:
@@ -210,7 +211,7 @@ def name_columns(data_args: Any, config: MMFusionConfig):
         if keys := short_keys(name):
             places = modality.places(config) if modality.several_places else 1
             names = [modality.item if places == 1 else f"{modality.item} {place + 1}" for place in range(places)]
-            if keys[0].endswith("_column"):  # those of a table are in its schema
+            if keys[0].endswith("_column"):  # the columns of a table are in its schema
                 setattr(data_args, keys[0], names if places > 1 else names[0])
 
 
@@ -218,14 +219,15 @@ def page_of(run: str, args: DemoArguments, data_args: Any) -> Any:
     """The page of a checkpoint.
 
     Raises:
-        ImportError, OSError, ValueError: gradio is not installed; see `Opened`.
+        ImportError: gradio is not installed.
+        OSError, ValueError: see `Opened`.
     """
     from ..demo.page import DemoPage, import_gradio
 
     import_gradio()  # before anything is loaded
-    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # reading a CSV would be counted on a server
+    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # otherwise a server counts that a CSV is read
     opened = Opened(run, args, data_args)
-    # gradio shows files of the temporary folder, and of others only where it is told.
+    # gradio serves files of the temporary folder; other folders have to be allowed explicitly.
     made = tempfile.TemporaryDirectory(prefix="mm_hf_demo_")
     folder, beside = Path(made.name), Path(run) / FOLDER
     if args.examples is None and (examples := read_examples(beside)):
@@ -251,10 +253,11 @@ def space_of(run: str, folder: Path, args: DemoArguments, data_args: Any) -> Pat
     """Writes the folder of a Space.
 
     Raises:
-        OSError, ValueError: the folder is not empty; see `Opened`.
+        ValueError: the folder is not empty, or there are no rows for the examples.
+        OSError, ValueError: see `Opened`.
     """
     if not is_free(folder):
-        raise ValueError(f"{folder} is there and not empty: name a new folder.")
+        raise ValueError(f"{folder} exists and is not empty: name a new folder.")
     opened = Opened(run, args, data_args)
     examples: list[dict[str, Any]] = []
     place = folder / MODEL
@@ -266,7 +269,10 @@ def space_of(run: str, folder: Path, args: DemoArguments, data_args: Any) -> Pat
         examples = opened.examples(args.examples, place / FOLDER)
         keep_examples(examples, place / FOLDER)
         if not examples:
-            raise ValueError(f"{run} has no rows at hand for {args.examples} examples. {' '.join(opened.notes)}")
+            raise ValueError(
+                f"--examples is {args.examples}, but no rows of {run} are available: leave --examples out. "
+                f"{' '.join(opened.notes)}"
+            )
     columns = {key: value for key, value in opened.data_columns.items() if value is not None}
     labels = {key: opened.recipe[key] for key in ("label_column", "task") if opened.recipe.get(key) is not None}
     return write_files(folder, opened.title, opened.about(), {**columns, **labels}, examples)

@@ -1,7 +1,7 @@
-"""Downloads of files over http and https, bounded in every way: see `mm_hf fetch`.
+"""Downloads files over http and https, with limits on size, time and address: see `mm_hf fetch`.
 
-By the standard library alone: the connection is made to the very address that was looked at, so that no name can lead
-into a private network by answering otherwise the second time (DNS rebinding).
+It uses the standard library only. It connects to the same address that it has checked. So a host name cannot lead into
+a private network by resolving to another address the second time (DNS rebinding).
 """
 
 import http.client
@@ -24,11 +24,11 @@ from .. import __version__
 from .arguments import FetchArguments
 
 
-PART = ".part"  # what a file is called until it is whole
+PART = ".part"  # suffix of a file until it is complete
 SCHEMES = ("http", "https")
-PIECE = 2**16  # bytes that are read together
+PIECE = 2**16  # bytes per read
 TRIES, PAUSE, LONGEST_PAUSE = 3, 1.0, 30.0  # seconds, doubled from try to try; a server may ask for more
-BUSY = (429, 500, 502, 503, 504)  # answers that may be others a moment later
+BUSY = (429, 500, 502, 503, 504)  # status codes that may change a moment later
 MAX_REDIRECTS = 5
 UNKNOWN_TYPES = ("", "application/octet-stream", "binary/octet-stream")
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
@@ -36,11 +36,11 @@ ALLOWED_IN_URLS = "%/:=&?~+!$,;'@()*[]"
 
 
 class RefusedError(ValueError):
-    """A URL that is not fetched, or a file that is not kept, and why."""
+    """A URL was not fetched, or a file was not kept. The message says why."""
 
 
 def is_public(address: str) -> bool:
-    """Whether an address belongs to the internet: to no private network, not to this machine, and to no group."""
+    """Whether an address is public: not of a private network, not of this machine, not a multicast address."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
@@ -52,17 +52,17 @@ def is_public(address: str) -> bool:
 
 
 def connect(host: str, port: int, timeout: Any, allow_private: bool) -> socket.socket:
-    """A connection to a host, by the first of its addresses that may be taken and answers.
+    """Connects to the first address of a host that is allowed and answers.
 
     Raises:
-        RefusedError: all of its addresses are private.
-        OSError: it has none, or none answers.
+        RefusedError: all addresses of the host are private.
+        OSError: the host has no address, or no address answers.
     """
     known = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = [entry for entry in known if allow_private or is_public(str(entry[4][0]))]
     if not addresses:
         raise RefusedError(
-            f"{host} is {known[0][4][0]}, an address of a private network: --allow_private takes such ones."
+            f"{host} is {known[0][4][0]}, an address of a private network: --allow_private accepts such addresses."
         )
     fault: OSError | None = None
     for family, kind, protocol, _, address in addresses:
@@ -78,7 +78,7 @@ def connect(host: str, port: int, timeout: Any, allow_private: bool) -> socket.s
 
 
 class Plain(http.client.HTTPConnection):
-    """Of http, to public addresses."""
+    """An http connection to public addresses."""
 
     allow_private = False
 
@@ -88,19 +88,19 @@ class Plain(http.client.HTTPConnection):
 
 
 class Secure(http.client.HTTPSConnection):
-    """Of https, to public addresses."""
+    """An https connection to public addresses."""
 
     allow_private = False
 
     def connect(self):
-        """See `connect`; the certificate is that of the name."""
+        """See `connect`; the certificate is checked against the host name."""
         connection = connect(self.host, self.port, self.timeout, self.allow_private)
         context: Any = getattr(self, "_context")  # noqa: B009 (it has no public name)
         self.sock = context.wrap_socket(connection, server_hostname=self.host)
 
 
 class PlainHandler(urllib.request.HTTPHandler):
-    """Opens http by `Plain`."""
+    """Opens http URLs with `Plain`."""
 
     def __init__(self, kind: Any):
         super().__init__()
@@ -112,7 +112,7 @@ class PlainHandler(urllib.request.HTTPHandler):
 
 
 class SecureHandler(urllib.request.HTTPSHandler):
-    """Opens https by `Secure`."""
+    """Opens https URLs with `Secure`."""
 
     def __init__(self, kind: Any):
         super().__init__()
@@ -124,7 +124,7 @@ class SecureHandler(urllib.request.HTTPSHandler):
 
 
 class RedirectHandler(urllib.request.HTTPRedirectHandler):
-    """Follows to http and https alone, some few times."""
+    """Follows redirects to http and https only, and only a few times."""
 
     max_redirections = MAX_REDIRECTS
     max_repeats = 2
@@ -135,7 +135,7 @@ class RedirectHandler(urllib.request.HTTPRedirectHandler):
 
 
 def opener_of(allow_private: bool) -> urllib.request.OpenerDirector:
-    """What opens URLs: without proxies, files, ftp, or whatever else the library's own one knows."""
+    """An opener for URLs. Unlike the default opener it has no proxies, no file URLs and no ftp."""
     opener = urllib.request.OpenerDirector()
     kinds = [type(kind.__name__, (kind,), {"allow_private": allow_private}) for kind in (Plain, Secure)]
     for handler in (
@@ -147,31 +147,31 @@ def opener_of(allow_private: bool) -> urllib.request.OpenerDirector:
 
 
 def checked_url(url: str) -> str:
-    """A URL as it is sent.
+    """A URL in the form in which it is sent.
 
     Raises:
-        RefusedError: it is none, of another scheme, or has a password in it.
+        RefusedError: it is not a URL, has another scheme, or contains a password.
     """
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
         name = f"[{host}]" if ":" in host else host.encode("idna").decode()
     except ValueError as error:
-        raise RefusedError(f"this is no URL ({error}).") from None
+        raise RefusedError(f"this is not a URL ({error}).") from None
     if parts.scheme.lower() not in SCHEMES or not host:
-        raise RefusedError(f"its scheme is {parts.scheme!r}; {' and '.join(SCHEMES)} are fetched.")
+        raise RefusedError(f"its scheme is {parts.scheme!r}; only {' and '.join(SCHEMES)} are allowed.")
     if parts.username is not None:
-        raise RefusedError("it has a name or password in it.")
+        raise RefusedError("it contains a user name or password.")
     path, query = (quote(part, safe=ALLOWED_IN_URLS) for part in (parts.path, parts.query))
     return urlunsplit((parts.scheme.lower(), name if port is None else f"{name}:{port}", path or "/", query, ""))
 
 
 class Downloads:
-    """Some downloads at the same time, within the same bounds.
+    """Several downloads at the same time, within common limits.
 
     Args:
-        args: the bounds.
-        size: bytes that are there already, and count too.
+        args: the limits.
+        size: bytes that are already on disk; they count towards the total.
     """
 
     def __init__(self, args: FetchArguments, size: int = 0):
@@ -181,10 +181,10 @@ class Downloads:
         self.agent = args.user_agent or f"mm_hf/{__version__} (mm_hf fetch)"
 
     def run(self, wanted: Mapping[str, Path]) -> Iterator[tuple[str, Path | None, str | None]]:
-        """Downloads each URL into its file, whose ending the content decides.
+        """Downloads each URL into its file. The content type decides the extension of the file.
 
         Yields:
-            the URL, and its file or why there is none, as they come.
+            the URL, and its file or the reason why there is none, in the order in which downloads end.
         """
         with ThreadPoolExecutor(self.args.parallel) as pool:
             waiting = {pool.submit(self.fetch, url, place): url for url, place in wanted.items()}
@@ -192,12 +192,12 @@ class Downloads:
                 for done in as_completed(waiting):
                     file, reason = done.result()
                     yield waiting[done], file, reason
-            finally:  # Ctrl-C: those that wait do not begin, those under way end at their next piece
+            finally:  # Ctrl-C: waiting downloads do not start, running ones end at their next piece
                 self.stopped.set()
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def fetch(self, url: str, place: Path) -> tuple[Path | None, str | None]:
-        """One file; where there is none the reason."""
+        """Downloads one file. Gives its path, or the reason why there is none."""
         for number in range(TRIES):
             try:
                 return self.download(checked_url(url), place), None
@@ -224,8 +224,8 @@ class Downloads:
         """One try.
 
         Raises:
-            RefusedError: what comes is too much, takes too long, or is of another kind.
-            OSError: it breaks off.
+            RefusedError: the file is too large, takes too long, or has a type that is not wanted.
+            OSError: the connection broke.
         """
         end = time.monotonic() + self.args.timeout
         if self.stopped.is_set():
@@ -237,7 +237,7 @@ class Downloads:
                 ending = self.ending_of(answer.headers.get_content_type(), answer.headers, url)
                 length = answer.headers.get("Content-Length", "")
                 if length.isdigit() and int(length) > self.args.max_bytes:
-                    raise RefusedError(f"it has {int(length):,} bytes, and --max_bytes is {self.args.max_bytes:,}.")
+                    raise RefusedError(f"it has {int(length):,} bytes, but --max_bytes is {self.args.max_bytes:,}.")
                 while piece := answer.read1(PIECE):
                     got += len(piece)
                     self.count(len(piece), got)
@@ -247,7 +247,7 @@ class Downloads:
                         raise RefusedError("it was stopped.")
                     file.write(piece)
                 if length.isdigit() and got != int(length):
-                    raise OSError(f"{got:,} of {int(length):,} bytes came")
+                    raise OSError(f"only {got:,} of {int(length):,} bytes arrived")
                 if not got:
                     raise RefusedError("it is empty.")
                 file.flush()
@@ -263,28 +263,30 @@ class Downloads:
             raise
 
     def count(self, more: int, got: int):
-        """Takes in bytes that came, of a file that has so many by now.
+        """Counts `more` new bytes of a file that has `got` bytes now.
 
         Raises:
-            RefusedError: they are too many.
+            RefusedError: a limit is exceeded.
         """
         with self.lock:
             self.size += more
             total = self.size
         if got > self.args.max_bytes:
-            raise RefusedError(f"it has more than --max_bytes {self.args.max_bytes:,}.")
+            raise RefusedError(f"it has more bytes than --max_bytes {self.args.max_bytes:,}.")
         if total > self.args.max_total_bytes:
-            raise RefusedError(f"all files together have more than --max_total_bytes {self.args.max_total_bytes:,}.")
+            raise RefusedError(
+                f"all files together have more bytes than --max_total_bytes {self.args.max_total_bytes:,}."
+            )
 
     def ending_of(self, content_type: str, headers: Any, url: str) -> str:
-        """The ending of a file's name, by what the server says it is, else by the URL.
+        """The extension of a file's name, from the content type of the server, else from the URL.
 
         Raises:
-            RefusedError: it is of no kind that is wanted.
+            RefusedError: its type is not wanted.
         """
         by_name = mimetypes.guess_type(urlsplit(url).path)[0] or ""
         said = content_type if headers.get("Content-Type") else ""
         kind = by_name if said in UNKNOWN_TYPES else said
         if kind.partition("/")[0] not in self.types:
-            raise RefusedError(f"it is {kind or 'of an unknown type'}, and --types takes {', '.join(self.types)}.")
+            raise RefusedError(f"it is {kind or 'of an unknown type'}, but --types allows {', '.join(self.types)}.")
         return mimetypes.guess_extension(kind) or ""

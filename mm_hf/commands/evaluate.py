@@ -1,4 +1,4 @@
-"""Measures a checkpoint: metrics with intervals, floors, calibration, confusion, the worst mistakes, missing parts.
+"""Measures a checkpoint: metrics with intervals, floors (baselines), calibration, confusion, the worst mistakes.
 
     mm_hf evaluate runs/easy_vqa --missing
     mm_hf evaluate runs/easy_vqa --calibrate --coverage 0.9
@@ -6,11 +6,11 @@
     accelerate launch -m mm_hf.commands.evaluate runs/easy_vqa
     mm_hf evaluate me/answers --dataset my.csv --image_column photo --text_column question --label_column answer
 
-A run of mm_hf train leaves recipe.json beside its checkpoint: there, data set and columns need not be named again.
-What is found goes into the folder evaluation/ of the checkpoint: report.html, a page that needs no other file,
-evaluation.json with all the figures, and the pictures. Of a model with several tasks each has a folder in it.
-With --backend onnx the export of the checkpoint answers, and the same goes into evaluation-onnx: beside it what torch
-says of the same rows.
+mm_hf train leaves recipe.json beside its checkpoint. For such a run, the data set and the columns need not be named
+again. The results go into the folder evaluation/ of the checkpoint: report.html, a page that needs no other file,
+evaluation.json with all the figures, and the pictures. If a model has several tasks, each task has its own folder
+there. With --backend onnx, the export of the checkpoint answers. Its results go into evaluation-onnx, together with
+the answers of torch to the same rows.
 """
 
 import os
@@ -81,15 +81,16 @@ from .measuring.floors import constant_floors, nearest_pictures, picture_keys
 
 
 Absent = Mapping[str, Collection[int] | None]  # see `MultimodalCollator`
-EXPLAINED = 200  # rows of which it is said what their answers rest on
+EXPLAINED = 200  # number of rows whose answers are explained
 SHARES = (0.0, 0.3, 0.5, 0.7, 1.0)
-LINE_MEANING = "a straight line on what the encoders gave before they were trained, as the run fitted it"
-NEAREST_PICTURE = "the text of the training picture that this model's vision encoder takes for the most alike"
+LINE_MEANING = "a linear model on the features of the encoders before their training, fitted by the run"
+NEAREST_PICTURE = "the text of the training picture that is most similar, for this model's vision encoder"
 
 
 def predict_rows(run: Evaluator, rows: Rows, title: str, absent: Absent | None = None) -> Predictions:
-    """What the model says of all rows, by all processes. Each takes whole batches, so that these, and every digit of
-    the result, are the same on any number of processes. `absent` as in `MultimodalCollator`."""
+    """The predictions of the model for all rows, computed by all processes. Each process takes whole batches, so the
+    batches, and every digit of the result, are the same for any number of processes. `absent` is as in
+    `MultimodalCollator`."""
     groups = len(rows) if rows.groups is None else rows.groups
     batches = list(GroupedBatchSampler(groups, run.batch_size, shuffle=False))
     loader = DataLoader(
@@ -116,7 +117,9 @@ def main():
     costs = {} if args.costs is None else costs_of_tasks(args.costs, run.tasks_by_name)
     run.say(f"{args.model} on {len(rows):,} rows of {data_args.dataset}, part {name}")
     if name == VALIDATION and run.model.config.has_confidence:
-        run.say(f"what it says of how sure it is may have been learned on these rows: {VALIDATION}")
+        run.say(
+            f"the part {VALIDATION} may also have been used for calibration: its calibration figures can be too good"
+        )
     known = [
         column for reader in READERS.values() if reader.knows_values for column in reader.data_columns(run.columns)
     ]
@@ -127,7 +130,7 @@ def main():
     of_torch, texts = predictions, TextTable()
 
     def answered(rows: Rows, title: str, absent: Absent | None = None) -> Any:
-        """What the model, or its export, says of rows."""
+        """The predictions of the model, or of its export, for rows."""
         if exported is None:
             return predict_rows(run, rows, title, absent).logits
         return predict_exported(exported, rows, run.collator, run.batch_size, absent, title)
@@ -137,33 +140,33 @@ def main():
     of_both = (replace(predictions), of_torch)
 
     def numbered(tokens: torch.Tensor) -> torch.Tensor:
-        """Texts by number, `(N,)`."""
+        """The numbers of texts, `(N,)`."""
         return texts.codes(run.collator.texts_of(tokens))
 
     def logits(title: str, rows: Rows = rows, absent: Absent | None = None) -> Any:
-        """Of all rows. Bad ones are not noted again."""
+        """The logits of all rows. Bad rows are not recorded again."""
         values = answered(rows, title, absent)
         return numbered(values) if run.writes else values
 
     line = kept_answers(args.model, predictions.labels)
     if run.writes:
-        # Those of train first: of equally frequent ones the floor is the first of them, as it was in training.
+        # The texts of train come first: the floor takes the first of equally frequent texts, as in training.
         learned = None if learned is None else numbered(learned)
         predictions.logits, predictions.labels = numbered(predictions.logits), numbered(predictions.labels)
 
-    # What all processes do together: floors and missing modalities.
+    # All processes compute the floors and the missing modalities together.
     modalities = [modality for modality in run.model.config.modalities if run.collator.parts[modality]]
     floors: dict[str, tuple[Any, dict[str, Any]]] = {}
     for modality in modalities if len(modalities) > 1 else []:
         others = dict.fromkeys(set(modalities) - {modality})
-        meaning = f"this very model, not trained for it, with the {' and '.join(others)} of every row taken away"
+        meaning = f"this model, not trained for it, with the {' and '.join(others)} of every row removed"
         floors[f"this_model_{modality}_alone"] = logits(f"{modality} alone", absent=others), {"meaning": meaning}
     items = picture_keys(run, rows) if Vision.name in modalities else None
     if items is not None and Text.name in modalities:
         order = derangement(items, args.seed)
         kept = sum(items[row] is not None and items[row] == items[other] for row, other in enumerate(order))
         shuffled = logits("shuffled pairs", OtherPictures(rows.dataset, name, run.columns, order))
-        meaning = "this very model, with each text beside the picture of another row"
+        meaning = "this model, with each text beside the picture of another row"
         floors["this_model_shuffled_pairs"] = shuffled, {"meaning": meaning, "rows_that_kept_their_picture": kept}
     if run.writes and modalities == [Vision.name] and learned is not None:
         floors["nearest_picture"] = learned[nearest_pictures(run, rows)], {"meaning": NEAREST_PICTURE}
@@ -184,7 +187,7 @@ def main():
     elif items is not None:
         units = ("rows of the same picture", items)
     beside = {} if exported is None else beside_torch(args, run, name, exported, of_both, units)
-    if run.writes:  # all that were ever said
+    if run.writes:  # all texts that were predicted
         run.tasks = [replace(run.task, names=texts.texts)]
     if run.accelerator.is_main_process:
         column = run.columns.group if isinstance(run.columns, GroupedColumns) else None
@@ -201,30 +204,30 @@ def main():
         if args.calibrate and args.max_rows is None and name == "test" and card.exists():
             text = with_how_sure(card.read_text(encoding="utf-8"), confidences)
             in_place(card, lambda file: file.write_text(text, encoding="utf-8"))
-    run.accelerator.wait_for_everyone()  # a process that leaves while others still talk may take them down
+    run.accelerator.wait_for_everyone()  # a process that ends while others still communicate may stop them
     run.accelerator.end_training()
 
 
 def calibrate(args: EvaluateArguments, data_args: DatasetArguments, recipe: dict[str, Any]):
-    """Learns from the validation part how sure answers are, and writes it into the config of the checkpoint.
+    """Calibrates the checkpoint on the validation part, and writes the result into its config.
 
     Raises:
-        ValueError: there is no folder to write to, no such part, or it is the one that is to be measured.
+        ValueError: the checkpoint is not a local folder, there is no validation part, or it is the part to measure.
     """
     if not os.path.isdir(args.model):
         raise ValueError(
-            f"--calibrate writes into the config.json of a folder, and {args.model} is none: download the checkpoint "
-            "first."
+            f"--calibrate writes into the config.json of a local folder, and {args.model} is not a folder: download "
+            "the checkpoint first."
         )
     if args.split is not None and PART_OF.get(args.split.lower(), args.split) == VALIDATION:
         raise ValueError(
-            f"--calibrate learns from the part {VALIDATION!r}, which --split {args.split} measures: rows cannot tell "
-            "what was learned from them."
+            f"--calibrate uses the part {VALIDATION!r}, and --split {args.split} would measure on the same rows. "
+            "Their figures would be too good: name another part with --split."
         )
     try:
         run, name, _ = open_checkpoint(replace(args, split=VALIDATION, max_rows=None), data_args, recipe)
     except ValueError as error:
-        raise ValueError(f"--calibrate needs a validation part: {error}") from None
+        raise ValueError(f"--calibrate requires a validation part: {error}") from None
     refuse_tasks(run)
     predictions = predict_rows(run, run.rows(name), "calibrating")
     run.share_bad_rows(predictions.bad_rows)
@@ -254,17 +257,17 @@ def write_task(
     costs: dict[str | None, Costs],
     beside: dict[str, Any] | None,
 ) -> dict[str, Any] | None:
-    """Takes what belongs to one task, the only one of `alone`, out of everything, over the rows that have a label of
-    it, and writes its evaluation; of several tasks each into a folder of its own.
+    """Writes the evaluation of one task, the only task of `alone`, over the rows that have a label for it. If the
+    model has several tasks, each evaluation has its own folder.
 
     Args:
         args, data_args, run, name, units: see `write_evaluation`.
         predictions: of all rows.
-        learned: labels of the training part, None where there is none.
-        floors, curves: as `write_evaluation` takes them, but with the logits of all rows in place of answers.
+        learned: labels of the training part; None if there is no training part.
+        floors, curves: as for `write_evaluation`, but with the logits of all rows instead of answers.
         evidence: what its answers rest on, see `rests_on`.
-        groups: by name which of all rows belong to it.
-        costs: of answers, by name of the task; None of the only one.
+        groups: by name of a group, a mask of all rows that belong to it.
+        costs: of answers, by name of the task; the key is None if there is only one task.
         beside: see `write_evaluation`.
 
     Returns:
@@ -316,18 +319,19 @@ def write_evaluation(
     sure: dict[str, Any] | None,
     beside: dict[str, Any] | None,
 ):
-    """Works out what the answers are worth, writes it, and prints the table.
+    """Computes the metrics of the answers, writes the report, and prints the table.
 
     Args:
         args, data_args, run, name: what was measured, and the name of the part.
-        labelled: which rows have a label; everything else is of these.
+        labelled: mask of the rows that have a label; all other arguments are about these rows.
         logits, labels: the predictions.
-        units: what is drawn for the intervals, and for each of all rows what is equal within one unit.
-        floors: by name the answers of each, and what is said of it.
-        curves: by modality the answers at each share of rows that lose it.
+        units: the unit that the resamples draw, and for each of all rows the key of its unit.
+        floors: by name, the answers of each floor and notes about it.
+        curves: by modality, the answers at each share of rows that lose it.
         evidence: what the answers rest on, see `rests_on`.
         sure: see `how_sure`.
-        beside: of an export what torch says of the same rows, see `beside_torch`; None: it is torch that is measured.
+        beside: if an export is measured, the answers of torch to the same rows, see `beside_torch`; None if torch is
+            measured.
     """
     part, columns, task = run.splits[name], run.columns, run.task
     rows = labelled.nonzero().flatten().tolist()
@@ -352,7 +356,7 @@ def write_evaluation(
         **analysis,
         "evidence": evidence,
         "confidence": sure,
-        "cost_curve": kept_curve(args.model) if beside is None else None,  # which torch has measured
+        "cost_curve": kept_curve(args.model) if beside is None else None,  # measured with torch
         "seed": args.seed,
         "max_rows": args.max_rows,
         "run": {
@@ -373,7 +377,7 @@ def write_evaluation(
     shown = [picture for picture, _ in looks]
     pictures = draw(staged, task, report, task.answers(logits), task.targets(labels), shown, no_picture(run.collator))
     write_page(staged / "report.html", f"Evaluation of {run.name}", facts(report), report, pictures)
-    if (run.output_dir / "evaluation.json").exists():  # what an earlier evaluation left, and this one has not
+    if (run.output_dir / "evaluation.json").exists():  # remove files that only an earlier evaluation has
         for left in PICTURES if run.bad_rows.entries else (*PICTURES, "bad_rows.jsonl"):
             (run.output_dir / left).unlink(missing_ok=True)
     for file in staged.iterdir():
@@ -384,17 +388,17 @@ def write_evaluation(
     if beside is not None:
         print(lines_beside(beside, units[0]))
     print(f"written: {run.output_dir / 'report.html'}")
-    print(report["verdict"])  # last: what is to be remembered
+    print(report["verdict"])  # last, because it is the main result
 
 
 def search_of(model: str) -> dict[str, Any] | None:
-    """The search for a fusion that a run made (`--fusion auto`); None of a checkpoint that has none."""
+    """The fusion search of a run (`--fusion auto`); None if the checkpoint has none."""
     file = Path(model) / SEARCH
     return read_run_json(file) if file.exists() else None
 
 
 def facts(report: dict[str, Any]) -> dict[str, str]:
-    """What was measured, and with what, for the top of the page. Of local folders the last name says enough."""
+    """What was measured, and with what, for the top of the page. Local folders are shown by their last name."""
     rows, intervals, run = report["rows"], report["intervals"], report["run"]
     model, dataset = short_name(report["model"]), short_name(report["dataset"])
     drawn = f", drawn at random with seed {report['seed']}" if report["max_rows"] else ""

@@ -1,12 +1,12 @@
-"""Says what answers rest on: what each modality of a row gave to them, alone and together, and where in its items.
+"""Explains answers: how much each modality contributed, alone and together, and which parts of the items mattered.
 
     mm_hf explain runs/houses new.csv
     mm_hf explain runs/houses --rows 20                    # test rows of the run's own data
     mm_hf explain me/answers new.jsonl -o evidence --image_column photo --text_column question
 
-It writes index.html, a page that needs no other file and asks nobody for anything, and what stands on it as
-evidence.json: for each row its items, the answers, the exact Shapley value of each modality, which add up to what all
-of them together changed, and maps of what in the items mattered.
+It writes index.html, a page that needs no other file and loads nothing from the network. evidence.json has the same
+content: for each row its items, the answers, the exact Shapley value of each modality, and maps of the parts that
+mattered. The Shapley values of a row add up to the change that all its modalities cause together.
 """
 
 import itertools
@@ -56,7 +56,7 @@ from .prediction.sources import STDIN, RowSource, check_columns
 
 
 FILE = "evidence.json"
-CHECKED = 24  # rows that checks look at, drawn by themselves
+CHECKED = 24  # number of rows for the checks; they have their own random draw
 
 
 def main():
@@ -66,7 +66,7 @@ def main():
     run = Path(words.run) if os.path.isdir(words.run) else Path("runs", Path(words.run).name)
     folder = Path(words.output or run / "evidence")
     if (folder / FILE).exists() and not args.overwrite:
-        parser.error(f"{folder / FILE} is there already: --overwrite replaces it, -o names another folder.")
+        parser.error(f"{folder / FILE} exists already: --overwrite replaces it, -o names another folder.")
     logging.disable_progress_bar()  # of loading weights: seconds
     evidence = explain_source(words.run, words.file, args, data_args)
     folder.mkdir(parents=True, exist_ok=True)
@@ -120,16 +120,16 @@ def explain_source(
     data_args: Any,
     given: Sequence[Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Opens the checkpoint and the rows, and explains them: gives what evidence.json holds.
+    """Opens the checkpoint and the rows, and explains them. Returns the content of evidence.json.
 
     Args:
         run: folder or Hub id.
-        file: of rows; None: `given`, or the run's own data.
+        file: file of rows; None: `given`, or the run's own data.
         args, data_args: see `ExplainArguments` and `ColumnArguments`.
         given: rows in memory.
 
     Raises:
-        ValueError: a checkpoint, rows or columns that do not fit.
+        ValueError: the checkpoint, the rows and the columns do not fit together.
     """
     config, head = load_config(run, searches=True)
     recipe = recipe_beside(run)
@@ -176,9 +176,11 @@ def explain_source(
     about = explainer.about()
     about["warnings"] = [*about["warnings"], *notes, *sorted(explainer.reasons)]
     if bad := len({entry["row"] for entry in explainer.bad_rows}):
-        about["warnings"].append(f"{bad:,} rows cannot be read, and were left out.")
+        about["warnings"].append(f"{bad:,} rows were left out, because they cannot be read.")
     if len(records) + bad < len(rows):
-        about["warnings"].append(f"{len(rows) - len(records) - bad:,} rows have nothing that the model reads.")
+        about["warnings"].append(
+            f"{len(rows) - len(records) - bad:,} rows were left out, because they have no input for the model."
+        )
     return {
         "version": 1,
         "run": Path(run).name if os.path.isdir(run) else run,
@@ -192,7 +194,7 @@ def explain_source(
 
 
 def recipe_beside(run: str) -> dict[str, Any]:
-    """The recipe.json of a run with its data where they are now, see `find_data`; empty where there is none."""
+    """The recipe.json of a run, with the present place of its data, see `find_data`; empty if there is none."""
     file = Path(run) / "recipe.json"
     return find_data(read_json(file), file.parent)[0] if file.is_file() else {}
 
@@ -213,7 +215,7 @@ def open_source(
     """
     if file is None:
         if not recipe.get("dataset"):
-            raise ValueError(f"{run} has no recipe.json that names its data: name the rows, mm_hf explain RUN ROWS.")
+            raise ValueError(f"{run} has no recipe.json that names its data. Name the rows: mm_hf explain {run} ROWS.")
         file, data_root = str(recipe["dataset"]), data_root or recipe.get("data_root")
         split = split or "test"
     elif is_data_of(recipe, file):
@@ -227,7 +229,7 @@ def open_source(
 def tasks_of(
     config: MMFusionConfig, head: type[MMFusionPreTrainedModel], recipe: dict[str, Any]
 ) -> dict[str | None, Task]:
-    """By task of the model what is asked, with the column of its labels where that is known."""
+    """The tasks of the model by name, with their label column if it is known."""
     answers = answers_of(config, head, PredictArguments())
     labels = listed(recipe.get("label_column"))
     tasks: dict[str | None, Task] = {}
@@ -238,14 +240,15 @@ def tasks_of(
 
 
 def rows_of(source: RowSource, args: ExplainArguments, labels: Sequence[str]) -> tuple[list[dict[str, Any]], int]:
-    """The rows that are explained, as the collator takes them, their labels beside; and how many were left out."""
+    """The rows to explain, as the collator takes them, with their labels; and the number of rows that were left
+    out."""
     numbers = sorted(source.numbers) if isinstance(source, PartOfRows) else itertools.count()
     count, read = source.count(), iter(source)
-    if count is None:  # nobody knows before they are read
+    if count is None:  # known only after reading
         all_rows = list(read)
         count, read = len(all_rows), iter(all_rows)
     if not count:
-        raise ValueError(f"{source.name} has no row.")
+        raise ValueError(f"{source.name} has no rows: give at least one.")
     chosen = choose_rows(count, args.max_rows or count, args.seed)
     wanted, rows = set(chosen), []
     for place, (number, row) in enumerate(itertools.islice(zip(numbers, read), chosen[-1] + 1)):
@@ -256,7 +259,7 @@ def rows_of(source: RowSource, args: ExplainArguments, labels: Sequence[str]) ->
 
 
 def labels_of(row: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
-    """The labels of a row that has them; an empty cell is none."""
+    """The labels that a row has. An empty cell is no label."""
     return {name: row[name] for name in labels if row.get(name) not in (None, "")}
 
 
@@ -268,8 +271,8 @@ def background_of(
     args: ExplainArguments,
     rows: Sequence[dict[str, Any]],
 ) -> tuple[Background, list[str]]:
-    """Training rows of the run, encoded; of a checkpoint whose data are not at hand, or are a stream, some of the rows
-    themselves; and what is to be said of them."""
+    """The encoded rows that replace removed modalities, and notes about them. They are training rows of the run. If
+    the data of the run are not available or are a stream, some of the explained rows are used instead."""
     wanted, notes = args.background or rows_that_stand_in(len(config.modalities)), []
     collator, train = explainer.collator, None
     if recipe.get("dataset") and not recipe.get("streaming"):
@@ -277,12 +280,12 @@ def background_of(
             _, _, splits = parts_of_run(run, recipe, recipe["dataset"], recipe.get("data_root"))
             train = splits["train"]
         except (OSError, ValueError) as error:
-            notes.append(f"The training rows of {run} are not at hand ({' '.join(str(error).split())[:200]}).")
+            notes.append(f"The training rows of {run} are not available ({' '.join(str(error).split())[:200]}).")
     if train is None:
         chosen = choose_rows(len(rows), candidates(wanted), args.seed)
         background = encode_background(explainer.model, collator, [rows[place] for place in chosen], wanted)
         notes.append(
-            f"{background.pool.rows} of the rows themselves stand in for what is taken away, no training rows."
+            f"{background.pool.rows} of the explained rows replace removed modalities, instead of training rows."
         )
         return background, notes
     keys: Any = {**dict.fromkeys(key.name for key in fields(DatasetArguments)), **fields_of(recipe)}
@@ -300,10 +303,10 @@ def background_of(
 
 
 def lines_of(evidence: dict[str, Any]) -> list[str]:
-    """What was found, for the terminal."""
+    """The results, for the terminal."""
     stands_in = "the absent token" if evidence["absence"] == TOKEN else f"items of {evidence['background']} other rows"
     left_out = f" of {len(evidence['rows']) + evidence['left_out']:,} (--rows 0: all)" if evidence["left_out"] else ""
-    lines = [f"{len(evidence['rows']):,} rows{left_out}; in place of what is taken away: {stands_in}"]
+    lines = [f"{len(evidence['rows']):,} rows{left_out}; a removed modality is replaced by {stands_in}"]
     for task, summary in (evidence["summary"] or {}).items():
         lines += lines_of_summary(summary, task)
     lines += lines_of_missing(evidence["missing"]) if evidence["missing"] else []

@@ -4,12 +4,13 @@
     mm_hf export runs/houses --int8 -o houses_small
     mm_hf export me/answers --to torch
 
-Each encoder is a graph, and all that comes after is another one, whichever modalities a row has. The folder also holds
-runtime.py, one file that answers rows with onnxruntime, numpy, tokenizers and Pillow alone:
+Each encoder becomes one graph. The layers after the encoders become another graph, which takes any combination of
+modalities. The folder also holds runtime.py. This file answers rows with only onnxruntime, numpy, tokenizers and
+Pillow:
 
     python runs/houses/onnx/runtime.py '{"image": "front.jpg", "table": {"beds": 3}}'
 
-The export is tried before it is given out: runtime.py has to give what the model gives, on made-up rows.
+The export is tested before it is written: on made-up rows, runtime.py has to give the same answers as the model.
 """
 
 import shutil
@@ -42,7 +43,7 @@ def main():
         check_packages(args.to)
         import_files_for(words.run, args.import_files)
         lines = export_run(words.run, output_folder(words.run, words.output, args), args)
-    except (NotImplementedError, ImportError) as error:  # what cannot be exported, not a fault of ours
+    except (NotImplementedError, ImportError) as error:  # it cannot be exported; this is not a bug
         raise ValueError(str(error)) from None
     print("\n".join(lines), flush=True)
 
@@ -55,14 +56,18 @@ def output_folder(run: str, output: str | None, args: ExportArguments) -> Path:
 
 
 def export_run(run: str, folder: Path, args: ExportArguments) -> list[str]:
-    """Exports a checkpoint into a folder that is whole or not there, and gives what is to be said of it.
+    """Exports a checkpoint into a folder. The folder is complete, or is not written at all.
+
+    Returns:
+        lines to print.
 
     Raises:
-        ValueError: there is something else in the folder's place, or see `export_model` and `check_export`.
+        ValueError: the folder exists already; see also `export_model` and `check_export`.
     """
     if folder.exists() and not (args.overwrite and (folder / MANIFEST).is_file()):
-        way = "--overwrite replaces it" if (folder / MANIFEST).is_file() else "it holds no export: name another one"
-        raise ValueError(f"{folder} is there already, {way}.")
+        is_export = (folder / MANIFEST).is_file()
+        way = "--overwrite replaces it" if is_export else "it is not an export, so name another folder with --output"
+        raise ValueError(f"{folder} exists already: {way}.")
     _, head = load_config(run, searches=True)
     logging.disable_progress_bar()  # of loading weights: seconds
     model, processor = head.from_pretrained(run).float().eval(), MMFusionProcessor.from_pretrained(run)
@@ -80,8 +85,8 @@ def export_run(run: str, folder: Path, args: ExportArguments) -> list[str]:
     files = sorted((path.stat().st_size, path.name) for path in folder.iterdir())
     lines = [f"{name:<24}{size / 2**20:10.2f} MB" for size, name in reversed(files)]
     lines += [f"note: {note}." for note in notes]
-    rounded = " (8 bits round; measure it on rows of yours)" if args.int8 else ""
-    lines.append(f"On made-up rows its numbers are off by {worst:.1g} of the model's{rounded}.")
+    rounded = " (8 bits round; measure the export on your own rows)" if args.int8 else ""
+    lines.append(f"On made-up rows, its numbers differ from the model's by a relative {worst:.1g}{rounded}.")
     return [*lines, f"{folder}: {sum(size for size, _ in files) / 2**20:.1f} MB. Try: python {folder}/runtime.py"]
 
 

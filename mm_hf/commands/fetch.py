@@ -1,11 +1,11 @@
-"""Downloads the files that a column of URLs names, and writes the rows again with their paths: training reads files.
+"""Downloads the files that a column of URLs names, and writes the rows again with the paths of the files.
 
     mm_hf fetch houses.csv --column photo_url
     mm_hf fetch houses.csv --column photo_url --into photos -o houses_here.csv
 
-The rows stay as they are, a CSV a CSV and Parquet Parquet, with one more column: the path of each row's file. Rows
-without a file are listed beside them with the reason. The same command goes on where it was: what is there is not
-downloaded again. Neither training nor predict ever reaches out.
+The rows keep their content and their file format. They get one more column: the path of each row's file. Rows without
+a file are listed in a second file, with the reason. If the command is given again, it continues: existing files are
+not downloaded again. Training and predict read files only; they never download.
 """
 
 import csv
@@ -43,42 +43,43 @@ def main():
         parser.error(str(error))
     rows, kind = others.rows, Path(others.rows).suffix.lower()
     if rows == STDIN or kind not in KINDS:
-        raise ValueError(f"ROWS is {rows!r}: it must be a file that ends in one of {', '.join(KINDS)}.")
+        raise ValueError(f"ROWS is {rows!r}: give a file that ends in one of {', '.join(KINDS)}.")
     output, into, failures = places_of(rows, args)
     source = open_source(rows, args.column)
     new = args.path_column or f"{args.column}_path"
     if new in source.header:
-        raise ValueError(f"{rows} has a column {new!r} already: --path_column gives the new one another name.")
+        raise ValueError(f"{rows} already has a column {new!r}: --path_column gives the new column another name.")
     into.mkdir(parents=True, exist_ok=True)
     lock_folder(into, True)
     fetched, failed = fetch(source, args, into)
     write_rows(source, args.column, new, fetched, into, output)
     write_failures(source, args.column, failed, failures)
-    print(f"{len(fetched):,} of {len(fetched) + len(failed):,} URLs are files in {into}")
+    print(f"{len(fetched):,} of {len(fetched) + len(failed):,} URLs now have a file in {into}")
     print(f"written: {output}, with the column {new!r}")
     if failed:
-        print(f"{len(failed):,} URLs gave no file, see {failures}: the same command tries them again.", flush=True)
+        print(f"{len(failed):,} URLs failed, see {failures}. The same command tries them again.", flush=True)
         sys.exit(1)
 
 
 def places_of(rows: str, args: FetchArguments) -> tuple[Path, Path, Path]:
-    """The file that is written, the folder of the files, and the list of what failed.
+    """The output file, the folder of the downloaded files, and the file that lists the failures.
 
     Raises:
-        ValueError: the rows would be written over, as another kind of file, or where training finds no files.
+        ValueError: the output would replace the rows, has another file format, or lies where training cannot read the
+            files.
     """
     given = Path(rows)
     output = Path(args.output or given.with_name(f"{given.stem}_fetched{given.suffix}"))
     into = Path(args.into or given.with_name(f"{given.stem}_files"))
     if os.path.realpath(output) == os.path.realpath(given):
-        raise ValueError(f"--output {output} is the file of the rows: name another one.")
+        raise ValueError(f"--output {output} is the file of the rows: name another file.")
     if output.suffix.lower() != given.suffix.lower():
-        raise ValueError(f"--output {output} must end in {given.suffix}, as {given} does.")
+        raise ValueError(f"--output {output} must end in {given.suffix}, like the rows in {given}.")
     beside = os.path.realpath(output.parent)
     if os.path.commonpath([beside, os.path.realpath(into)]) != beside:
         raise ValueError(
-            f"--into {into} must be below {output.parent}, where {output.name} is written: training reads no file "
-            "outside the folder of its rows. --output names another place."
+            f"--into {into} must be inside {output.parent}, where {output.name} is written: training reads no file "
+            "outside the folder of its rows. Change --into, or name another place with --output."
         )
     return output, into, output.with_name(f"{output.stem}_failed.csv")
 
@@ -91,31 +92,31 @@ def open_source(rows: str, column: str) -> RowSource:
     """
     try:
         return open_rows(rows, None, Columns(text=column), None)
-    except ValueError as error:  # it names the key by which training would name this column
+    except ValueError as error:  # the message names training's key for this column
         said = str(error).split("--text_column")[0].replace("given as text_column", "given as --column")
         raise ValueError(said.strip()) from None
 
 
 def urls_of(source: RowSource, column: str) -> Iterator[str | None]:
-    """The URL of each row; None where it has none."""
+    """The URL of each row; None for a row without URL."""
     for row in source:
         url = source.value(row, Text.name, column)
         yield None if is_absent(url) else str(url).strip() or None
 
 
 def name_of(url: str) -> str:
-    """What the file of a URL is called, without its ending."""
+    """The name of the file of a URL, without its extension."""
     return hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def fetch(source: RowSource, args: FetchArguments, into: Path) -> tuple[dict[str, Path], dict[str, str]]:
-    """Downloads what is not there yet. Gives by URL its file, and of the others why there is none."""
+    """Downloads the files that do not exist yet. Returns the files by URL, and the reasons of failures by URL."""
     names = {url: name_of(url) for url in urls_of(source, args.column) if url}
     present = {path.stem: path for path in into.iterdir() if path.suffix != PART and path.is_file()}
     fetched = {url: present[name] for url, name in names.items() if name in present}
     wanted = {url: into / name for url, name in names.items() if name not in present}
     if fetched:
-        print(f"{len(fetched):,} of {len(names):,} URLs are there already")
+        print(f"{len(fetched):,} of {len(names):,} URLs already have a file")
     failed: dict[str, str] = {}
     downloads = Downloads(args, sum(path.stat().st_size for path in fetched.values()))
     bar = progress_bar(total=len(wanted), desc="fetching", unit="file")
@@ -132,7 +133,7 @@ def fetch(source: RowSource, args: FetchArguments, into: Path) -> tuple[dict[str
 
 
 def write_rows(source: RowSource, column: str, new: str, fetched: dict[str, Path], into: Path, output: Path):
-    """Writes the rows with the paths of their files, as seen from the folder of the output."""
+    """Writes the rows with the paths of their files, relative to the folder of the output."""
     kind = output.suffix.lower()
     types = source.types() if kind == ".parquet" else pa.schema([(name, pa.string()) for name in source.header])
     fields = [*types, pa.field(new, pa.string())]
@@ -154,7 +155,7 @@ def write_rows(source: RowSource, column: str, new: str, fetched: dict[str, Path
 
 
 def write_failures(source: RowSource, column: str, failed: dict[str, str], file: Path):
-    """Lists the rows whose URL gave no file, from 0, with the reason; no file where there are none."""
+    """Lists the rows without a file (numbered from 0) with the reason. Without failures, no list is written."""
     if not failed:
         file.unlink(missing_ok=True)
         return

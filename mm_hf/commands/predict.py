@@ -1,14 +1,14 @@
-"""Predicts the rows of a file, however many there are: the same columns again, with what the model says beside them.
+"""Predicts the rows of a file of any length: writes the same columns again, and the predictions beside them.
 
     mm_hf predict runs/houses new.csv -o prices.csv
     accelerate launch -m mm_hf.commands.predict runs/houses new.csv -o prices.csv
     mm_hf predict me/answers new.jsonl -o answers.parquet --image_column photo --text_column question
 
-A run leaves recipe.json beside its checkpoint: there, the columns need not be named again. A process that was killed
-goes on where it was when the same command is given again.
+A run leaves recipe.json beside its checkpoint. For such a run, the columns need not be named again. If the process is
+killed, give the same command again: it continues where it stopped.
 
-The file is the same, byte for byte, on any number of processes and after any kill. On a CPU that takes equal numbers
-of threads (OMP_NUM_THREADS): they, as the size of a batch, change the last digits.
+The file is the same, byte for byte, for any number of processes and after any kill. On a CPU, this requires the same
+number of threads (OMP_NUM_THREADS): the number of threads and the batch size change the last digits.
 """
 
 import os
@@ -55,17 +55,17 @@ from .prediction.output import PredictionFile, form_of
 from .prediction.sources import STDIN, RowSource
 
 
-NOTED = 2.0  # seconds between two notes of how far it is
-UNSEEN = "(unseen)"  # among what is counted of the rows that are done
-CHECKED = 1000  # rows before the share of bad ones means anything
+NOTED = 2.0  # seconds between two notes of the progress
+UNSEEN = "(unseen)"  # the key of unseen values among the counts of finished rows
+CHECKED = 1000  # number of rows from which the share of bad rows is meaningful
 OF_MODEL = (".safetensors", ".json", ".txt", ".model")  # the files of a checkpoint that its answers depend on
-OF_RUN = ("recipe.json", "results.json", "rows.json")  # and those that they do not
+OF_RUN = ("recipe.json", "results.json", "rows.json")  # files that its answers do not depend on
 WRITERS = (MMFusionForConditionalGeneration, MMFusionForCTC)
 
 
 @dataclass
 class Predictor:
-    """A checkpoint that answers batches: the model, what prepares them, and how each task says its answer."""
+    """A checkpoint that answers batches: the model, the collator, and how each task writes its answer."""
 
     model: MMFusionPreTrainedModel
     collator: MultimodalCollator
@@ -74,7 +74,7 @@ class Predictor:
 
     @torch.no_grad()
     def __call__(self, batch: dict[str, Any]) -> tuple[list[list[list[Any]]], dict[int, str]]:
-        """Of each task the values of its columns for each row, and by number of the row why one is bad."""
+        """For each task the values of its columns for each row; and by row number the reason why a row is bad."""
         row_ids = batch.pop("row_ids").tolist()
         reasons = reasons_of(batch.pop("bad_rows", []))
         empty = without_input(batch)
@@ -92,10 +92,10 @@ class Predictor:
             answered.append(rows)
             for row_id, finite in zip(row_ids, good):
                 if not finite:
-                    reasons.setdefault(row_id, "the model's answer is no finite number.")
+                    reasons.setdefault(row_id, "the model's answer is not a finite number.")
         for row_id, nothing in zip(row_ids, empty):
             if nothing:
-                reasons.setdefault(row_id, "the row is empty: it has nothing that the model reads.")
+                reasons.setdefault(row_id, "the row is empty: it has no input for the model.")
         return answered, reasons
 
 
@@ -108,14 +108,17 @@ def main():
     logging.disable_progress_bar()  # of loading weights: seconds
     accelerator = Accelerator(mixed_precision="bf16" if args.bf16 else None)
     if rows == STDIN and accelerator.num_processes > 1:
-        raise ValueError("Standard input goes to one process, and there are several: give a file.")
+        raise ValueError(
+            f"Standard input goes to one process, but there are {accelerator.num_processes}: give a file, or use one "
+            "process."
+        )
     file.claim(accelerator.is_main_process)  # before anything that takes long
     try:
         predict_file(run, rows, args, data_args, file, config, head, accelerator)
     finally:
         if accelerator.is_main_process:
             file.leave()
-    accelerator.wait_for_everyone()  # a process that leaves while others still talk may take them down
+    accelerator.wait_for_everyone()  # a process that ends while others still communicate may stop them
     accelerator.end_training()
 
 
@@ -129,10 +132,10 @@ def predict_file(
     head: type[MMFusionPreTrainedModel],
     accelerator: Accelerator,
 ):
-    """Opens the rows and the model, and predicts into a file that is claimed."""
+    """Opens the rows and the model, and predicts into a file that this process has locked."""
     processor = MMFusionProcessor.from_pretrained(run)
     columns = columns_of(run, data_args, config, processor)
-    with accelerator.local_main_process_first():  # the others find what it prepared
+    with accelerator.local_main_process_first():  # the others use what it has prepared
         source = open_part(run, rows, args.split, columns, data_args.data_root, processor.table_schema)
     if isinstance(source, PartOfRows) and accelerator.is_main_process:
         print(f"part {args.split} as {run} cut it: {source.count():,} rows of {rows}", flush=True)
@@ -141,7 +144,7 @@ def predict_file(
     collator = MultimodalCollator(
         processor,
         columns,
-        on_error="skip",  # the first bad row is told by all processes together
+        on_error="skip",  # all processes report the first bad row together
         root=source.root,
         num_frames=columns.frames(config.num_images),
         table_names=source.class_names,
@@ -157,10 +160,10 @@ def predict_file(
 
 
 def answers_of(config: MMFusionConfig, head: type[MMFusionPreTrainedModel], args: PredictArguments) -> list[Answer]:
-    """How each task of a checkpoint says what it predicts.
+    """How each task of a checkpoint writes its predictions.
 
     Raises:
-        ValueError: classes are asked for, and it has none.
+        ValueError: a flag is for classes, and the checkpoint has none.
     """
     options: Any = {"prefix": args.prefix, "top_k": args.top_k, "every": args.probabilities == "all"}
     options |= {"coverage": args.coverage, "abstain_below": args.abstain_below}
@@ -175,20 +178,24 @@ def answers_of(config: MMFusionConfig, head: type[MMFusionPreTrainedModel], args
     else:
         names: Any = config.id2label
         outputs, problem_type = len(names), config.problem_type
-        if problem_type is None:  # a checkpoint that has not seen a label
+        if problem_type is None:  # the checkpoint was not trained with labels
             problem_type = infer_problem_type(torch.empty(0, dtype=torch.int64), outputs)
         task = task_of(problem_type, [names[number] for number in range(outputs)])
         answers = [Answer("", with_head(task, head_of_config(config, problem_type)), outputs, **options)]
     check_sure(answers, args)
     if (args.top_k > 1 or args.probabilities == "all") and not any(answer.task.probabilities for answer in answers):
-        raise ValueError("top_k and probabilities are for classes, and this model has none.")
+        kinds = sorted({answer.task.name for answer in answers})
+        raise ValueError(
+            f"top_k ({args.top_k}) and probabilities ({args.probabilities}) are for classes, and this model answers "
+            f"{kinds}: leave both out."
+        )
     return answers
 
 
 def settings_of(
     run: str, config: MMFusionConfig, source: RowSource, args: Any, data_args: Any, precision: str
 ) -> dict[str, Any]:
-    """What decides on the predictions, but for the rows themselves."""
+    """All settings that influence the predictions, except the rows themselves."""
     checkpoint = getattr(config, "_commit_hash", None) or run
     if os.path.isdir(run):
         files = [file for file in sorted(Path(run).iterdir()) if file.suffix in OF_MODEL and file.name not in OF_RUN]
@@ -211,8 +218,12 @@ def settings_of(
 def begin(
     file: PredictionFile, source: RowSource, answers: list[Answer], settings: dict[str, Any], args: Any, data_args: Any
 ) -> tuple[int, int, str] | str | None:
-    """Opens the output, on the main process. Gives the rows that are done, how many of them are bad, and their digest;
-    or what is wrong; or None where nothing is left to do."""
+    """Opens the output, on the main process.
+
+    Returns:
+        the number of finished rows, the number of bad rows among them, and their digest; or an error message; or None
+        if nothing is left to do.
+    """
     new = {name: kind for answer in answers for name, kind in answer.types.items()}
     if data_args.on_error == "skip":
         new[args.prefix + ERROR] = pa.string()
@@ -226,7 +237,7 @@ def begin(
         form = form_of(file.kind, types, source.separator, source.marked)
 
         def same_rows(first: int, digest: str, whole: bool) -> bool:
-            if not source.again:  # they are looked at when they are read
+            if not source.again:  # they are checked when they are read
                 return not whole
             rows = iter(source)
             same = pass_over(rows, first, args.per_device_eval_batch_size) == digest
@@ -241,15 +252,15 @@ def begin(
 
 
 def check_names(name: str, columns: Iterable[str], new: Collection[str]):
-    """Refuses rows that have a column of a prediction's name.
+    """Refuses rows that already have a column with the name of a new column.
 
     Raises:
-        ValueError: naming it.
+        ValueError: with the name.
     """
     if taken := [column for column in columns if column in new]:
         raise ValueError(
-            f"{name} has a column {taken[0]!r} already, which is what a prediction is called: --prefix lets the new "
-            "columns begin with another word."
+            f"{name} already has a column {taken[0]!r}, and the predictions need this name: --prefix puts a prefix in "
+            "front of the new columns."
         )
 
 
@@ -263,14 +274,14 @@ def predict_rows(
     bad: int,
     digest: str,
 ):
-    """Predicts all rows but the first ones, which are done (see `begin`), each process its own batches, and writes
-    them in the order in which they came.
+    """Predicts all rows after the first ones, which are done (see `begin`). Each process predicts its own batches. The
+    rows are written in their original order.
 
-    Batch `n` goes to process `n` modulo the number of processes: batches, and so every digit, are the same on any
-    number of them.
+    Batch `n` goes to process `n` modulo the number of processes. So the batches, and every digit, are the same for any
+    number of processes.
 
     Raises:
-        ValueError: a bad row, or too many of them.
+        ValueError: a row is bad, or too many rows are bad.
     """
     accelerator, main = predictor.accelerator, predictor.accelerator.is_main_process
     size, error_column = args.per_device_eval_batch_size, args.prefix + ERROR
@@ -290,9 +301,9 @@ def predict_rows(
     )
     summary = Summary(predictor.answers, file.summary)
     file.summary = summary.state
-    unseen = file.summary.setdefault(UNSEEN, {})  # a killed run goes on counting
+    unseen = file.summary.setdefault(UNSEEN, {})  # after a kill, the counting continues
     if first and main:
-        print(f"goes on after {first:,} rows that are done", flush=True)
+        print(f"{first:,} rows are done already; continuing after them", flush=True)
     began = noted = time.monotonic()
     bar = progress_bar(total=source.count() if main else None, initial=first, unit="row", disable=not main)
     done = first
@@ -319,19 +330,20 @@ def predict_rows(
     except BaseException:
         bar.close()
         if main and file.noted:
-            print(f"{file.noted:,} rows are in {file.folder}: the same command goes on from there.", file=sys.stderr)
+            print(f"{file.noted:,} rows are in {file.folder}. The same command continues there.", file=sys.stderr)
         raise
     bar.close()
     if main:
         file.finish()
         seconds = time.monotonic() - began
         print(*summary.lines(), *unseen_lines(unseen, done), sep="\n")
-        print(f"{done:,} rows, {bad:,} of them bad, in {seconds:.1f} s ({(done - first) / seconds:,.0f} a second)")
+        print(f"{done:,} rows, {bad:,} of them bad, in {seconds:.1f} s ({(done - first) / seconds:,.0f} per second)")
         print(f"written: {file.path}", flush=True)
 
 
 def kept_of(source: RowSource, file: PredictionFile) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """What is kept of a row until it is written: in a file without types, classes have their names."""
+    """The function that says what is kept of a row until it is written. In a file without types, classes are written
+    by name."""
     if file.kind == ".parquet":
         return file.form.kept
     return lambda row: file.form.kept(source.named(row))
@@ -345,16 +357,16 @@ def add_answers(
     answers: list[Answer],
     summary: Summary,
 ):
-    """Puts into rows what was predicted of them, by task, and counts it; a bad row, of which `reasons` tell by its
-    number, counted from `first`, gets no prediction.
+    """Adds the predictions of each task to the rows, and counts them. A bad row gets no prediction. `reasons` names
+    the bad rows by their number; the first of `rows` has the number `first`.
 
     Raises:
-        ValueError: a row has a column of a prediction's name.
+        ValueError: a row already has a column with the name of a new column.
     """
     for answer, values in zip(answers, answered):
         columns = list(answer.types)
         for place, row in enumerate(rows):
-            if not row.keys().isdisjoint(columns):  # rows of JSON, of which only the first ones were looked at
+            if not row.keys().isdisjoint(columns):  # of JSON rows, only the first ones were checked before
                 check_names(f"Row {first + place}", row, columns)
             if first + place in reasons:
                 row.update(dict.fromkeys(columns))
@@ -364,12 +376,13 @@ def add_answers(
 
 
 def rounds(loader: Iterator[dict[str, Any]], predictor: Predictor, on_error: str) -> Iterator[list[Any]]:
-    """What the processes said of a batch each, in the order of the batches, until all have none left.
+    """The answers of all processes, one batch per process, in the order of the batches, until no batch is left.
 
-    A process that finds a fault tells it to all, which raise it together: else the others would wait for it.
+    A process that finds an error sends it to all processes, and all raise it together. Otherwise the others would wait
+    for it.
 
     Raises:
-        ValueError: a fault of the rows, or with `on_error` `"raise"` the first bad row.
+        ValueError: the rows have an error, or a row is bad and `on_error` is `"raise"`.
     """
     while True:
         fault, answered = None, None
@@ -387,8 +400,8 @@ def rounds(loader: Iterator[dict[str, Any]], predictor: Predictor, on_error: str
             if answer is not None and answer[1] and on_error == "raise":
                 row, reason = min(answer[1].items())
                 raise ValueError(
-                    f"row {row} (from 0): {reason} (--on_error skip keeps such rows, with an empty prediction and the "
-                    "reason.)"
+                    f"row {row} (counted from 0): {reason} (--on_error skip keeps such rows, with an empty prediction "
+                    "and the reason.)"
                 )
         if not any(answer for _, answer in gathered):
             return
@@ -396,15 +409,15 @@ def rounds(loader: Iterator[dict[str, Any]], predictor: Predictor, on_error: str
 
 
 def check_bad(rows: int, bad: int, most: float):
-    """Stops where the bad ones of so many rows are more than a share; all processes count them.
+    """Stops if the share of bad rows is above `most`. All processes count the bad rows.
 
     Raises:
-        ValueError: naming both.
+        ValueError: with the number of bad rows and the limit.
     """
     if bad > most * rows:
         raise ValueError(
-            f"{bad:,} of the first {rows:,} rows are bad, and max_bad_fraction is {most}: --max_bad_fraction 1 goes "
-            "on however many they are."
+            f"{bad:,} of the first {rows:,} rows are bad, but max_bad_fraction is {most}: --max_bad_fraction 1 "
+            "accepts any number of bad rows."
         )
 
 

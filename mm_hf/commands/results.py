@@ -1,8 +1,8 @@
-"""Prints the table of a run: its score beside the floors and what others have published.
+"""Prints the table of a run: its score, the floors (baselines), and published results of others.
 
     mm_hf results runs/easy_vqa
 
-All of it is in results.json of the run's folder, which is only read.
+The command reads results.json of the run's folder, and writes nothing.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def script():
     parser = argparse.ArgumentParser(prog="mm_hf results", description=__doc__, formatter_class=raw)
     parser.add_argument("run", type=Path, help="folder that mm_hf train or mm_hf finetune wrote")
     folder = parser.parse_args().run
-    from ..evaluation import figure  # late, since it loads torch: --help comes at once
+    from ..evaluation import figure  # late, because it loads torch: so --help comes at once
 
     try:
         results = read_json(folder / "results.json")
@@ -50,7 +50,7 @@ def script():
         print(f"{name:<{width}}" + (f"{figure(value):>9}" if metric == "rmse" else f"{100 * value:6.2f} %"))
     print(f"\ntrained in {results['seconds']['train']:.0f} s on {results['hardware']['cores']} cores")
     print(f"pictures: {folder / 'curves.png'}, {folder / 'predictions.png'}; card: {folder / 'README.md'}\n")
-    if "verdict" in results:  # runs of before have none
+    if "verdict" in results:  # older runs have none
         print(results["verdict"])
 
 

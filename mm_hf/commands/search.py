@@ -1,15 +1,16 @@
-"""Search with a checkpoint: measure it, embed a data set, and ask.
+"""Searches with a checkpoint: measure the search, embed a data set, or send a query.
 
     mm_hf search evaluate --model runs/openmoji_retrieval
     mm_hf search build --model runs/openmoji_retrieval --gallery runs/gallery
     mm_hf search query --model runs/openmoji_retrieval --gallery runs/gallery --text "a tired cat"
     mm_hf search query --model runs/openmoji_retrieval --gallery runs/gallery --image drawing.png
 
-A model of texts and sounds is asked by --text or by --audio. A run of mm_hf train leaves recipe.json beside its
-checkpoint: there, data set and columns need not be named again. `build` embeds all parts of the data, each row with
-the name of its part, or the one that --split names. `evaluate` measures the plain search and the one whose best are
-looked at again by the fusion (how much its word counts is chosen on the validation part), and writes retrieval.json
-and retrieval.png into the folder evaluation/ of the checkpoint. `query` prints what it finds and draws it.
+A model of texts and sounds takes --text or --audio. mm_hf train leaves recipe.json beside its checkpoint. For such a
+run, the data set and the columns need not be named again. `build` embeds all parts of the data, or the part that
+--split names, and keeps the name of the part with each row. `evaluate` measures the plain search and the reranked
+search. In the reranked search, the fusion scores the best results again; the weight of its score is chosen on the
+validation part. `evaluate` writes retrieval.json and retrieval.png into the folder evaluation/ of the checkpoint.
+`query` prints the results and draws them.
 """
 
 import os
@@ -49,13 +50,13 @@ from .arguments import COMMANDS, RetrieveArguments
 
 
 SEARCHES = MMFusionForRetrieval.__name__
-SHOWN = 6  # searches of the test part that are drawn
+SHOWN = 6  # number of searches that are drawn
 
 
 @dataclass
 class Search:
-    """A checkpoint with its data: what was asked, the recipe of the run that left it, and the columns that hold texts,
-    and pictures or sounds."""
+    """A checkpoint with its data: the arguments, the recipe of the run, and the columns of texts and of pictures or
+    sounds."""
 
     args: RetrieveArguments
     data_args: DatasetArguments
@@ -70,7 +71,7 @@ class Search:
         return name, part
 
     def all_rows(self) -> Rows:
-        """The rows of all parts that the data themselves have; `max_rows` draws among them."""
+        """The rows of all parts that the data have; with `max_rows`, a random draw of them."""
         file = Path(self.args.model) / "rows.json"
         cells = read_json(file).get("cells") if file.exists() else None
         cells = cells if self.recipe else AS_MEANT
@@ -91,18 +92,18 @@ class Search:
 
     @property
     def directions(self) -> tuple[str, str]:
-        """Names of the two ways to search."""
+        """Names of the two search directions."""
         item = ITEMS[self.model.item_modality]
         return f"text_to_{item}", f"{item}_to_text"
 
     @property
     def logit_scale(self) -> float:
-        """By which training multiplied similarities."""
+        """The factor by which training multiplied similarities."""
         return self.model.logit_scale.exp().item()
 
     @property
     def folder(self) -> Path:
-        """Of what `evaluate` writes."""
+        """The folder that `evaluate` writes to."""
         local = Path(self.args.model)
         return (local if local.is_dir() else Path("runs", local.name)) / "evaluation"
 
@@ -114,29 +115,29 @@ def main():
     missing = [f"--{name}" for name in needed[args.command] if getattr(args, name) is None]
     missing += [f"--{name}" for name in ("dataset", "text_column") if getattr(data_args, name) is None]
     if args.command == "query" and sum(given is not None for given in (args.text, args.image, args.audio)) != 1:
-        missing.append("one of --text, --image and --audio")
+        missing.append("exactly one of --text, --image and --audio")
     if missing:
-        raise ValueError(f"mm_hf search {args.command} needs {', '.join(missing)}.")
+        raise ValueError(f"mm_hf search {args.command} requires {', '.join(missing)}.")
     {"evaluate": evaluate, "build": build, "query": query}[args.command](open_search(args, data_args, recipe))
 
 
 def open_search(args: RetrieveArguments, data_args: DatasetArguments, recipe: dict[str, Any]) -> Search:
-    """Loads the model and says how its rows are read.
+    """Loads the model, and sets up how its rows are read.
 
     Raises:
-        ValueError: the checkpoint is none for search.
+        ValueError: the checkpoint is not a retrieval model.
     """
     config = config_of(args.model)
     architectures = config.architectures or [config.model_type]
     if not isinstance(config, MMFusionConfig) or architectures[0] != SEARCHES:
         raise ValueError(
-            f"{args.model} is a checkpoint of {', '.join(architectures)}; mm_hf search needs MMFusionForRetrieval."
+            f"{args.model} is a checkpoint of {', '.join(architectures)}; mm_hf search requires MMFusionForRetrieval."
         )
     for modality, name in ITEMS.items():
         column = f"{name}_column"
         if (modality in config.modalities) != (getattr(data_args, column) is not None):
-            asked = "needs" if modality in config.modalities else "has no use for"
-            raise ValueError(f"{args.model} searches by {config.modalities}: it {asked} --{column}.")
+            asked = "requires" if modality in config.modalities else "does not use"
+            raise ValueError(f"{args.model} searches with {config.modalities}: it {asked} --{column}.")
     logging.disable_progress_bar()  # of loading weights: seconds
     image = data_args.image_column
     columns = Columns(
@@ -168,7 +169,10 @@ def evaluate(search: Search):
     gallery = search.gallery(rows)
     relevant = gallery.relevant()
     if not relevant.any():
-        raise ValueError(f"No row of part {name!r} has both a text and what is searched, so nothing can be measured.")
+        raise ValueError(
+            f"No row of part {name!r} has both a text and an item to find, so nothing can be measured: name another "
+            "part with --split."
+        )
     texts, items = gallery.embeddings.values()
     similarities = texts @ items.T
     matching = score_gallery(search.model, search.collator, rows, gallery) if looks else None
@@ -178,7 +182,7 @@ def evaluate(search: Search):
     report: dict[str, Any] = {"split": name, "texts": len(texts), "items": len(items), "metrics": {}}
     floors = []
     for direction, scores, right in ((forth, similarities, relevant), (back, similarities.T, relevant.T)):
-        asked = right.any(-1)  # an item without a partner is there to be found by mistake alone
+        asked = right.any(-1)  # an item without a partner is no query; it can only be a wrong result
         ranks_of = {"plain": ranks(scores, right)[asked]}
         if matching is not None:
             word = matching if direction == forth else matching.T
@@ -186,7 +190,7 @@ def evaluate(search: Search):
             ranks_of["reranked"] = ranks(again, right)[asked]
         for method, places in ranks_of.items():
             report["metrics"][f"{direction}, {method}"] = with_intervals(places, args)
-            chance = right[asked].float().mean().item()  # an order drawn at random has a right one first
+            chance = right[asked].float().mean().item()  # how often a random order has a right item first
             floors.append(("chance_recall_at_1", f"{direction}, {method}, recall_at_1", chance))
     recalls = {f"{method}, recall_at_1": metrics["recall_at_1"] for method, metrics in report["metrics"].items()}
     comparisons = compare(
@@ -206,27 +210,28 @@ def evaluate(search: Search):
     write_json(search.folder / "retrieval.json", report)
     print(table(report))
     print(f"written: {search.folder / 'retrieval.json'}, {search.folder / 'retrieval.png'}")
-    print(report["verdict"])  # last: what is to be remembered
+    print(report["verdict"])  # last, because it is the main result
 
 
 def chosen_weights(search: Search, measured: str) -> dict[str, float]:
-    """How much the fusion's word counts, by direction: as asked, else what is best on the validation part.
+    """The weight of the fusion's score, by direction: --rerank_weight, else the best weight on the validation part.
 
     Raises:
-        ValueError: there is no other part than the measured one to choose it on.
+        ValueError: the measured part is the validation part, or there is no validation part.
     """
     args, directions = search.args, search.directions
     if args.rerank_weight is not None:
         return dict.fromkeys(directions, args.rerank_weight)
     if measured == "validation":
         raise ValueError(
-            "The weight of the rerank is chosen on the validation part, which is measured: give --rerank_weight."
+            "The weight of the reranking is chosen on the validation part, but the validation part is measured: give "
+            "--rerank_weight."
         )
     try:
         name, part = search.part("validation")
     except ValueError as error:
         reason = (
-            "The weight of the rerank is chosen on the validation part; where there is none, give --rerank_weight."
+            "The weight of the reranking is chosen on the validation part. If there is none, give --rerank_weight."
         )
         raise ValueError(f"{reason} {error}") from None
     rows = Rows(part, name)
@@ -270,7 +275,7 @@ def table(report: dict[str, Any]) -> str:
 
 
 def draw_searches(search: Search, rows: Rows, gallery: Gallery, similarities, relevant):
-    """Some texts of the part with the pictures (of sounds) they find, drawn at random."""
+    """Draws some random texts of the part with the pictures (or spectra of sounds) that they find."""
     generator = torch.Generator().manual_seed(search.args.seed)
     asked = torch.randperm(len(similarities), generator=generator)[:SHOWN].tolist()
     searches = []
@@ -289,17 +294,17 @@ def draw_searches(search: Search, rows: Rows, gallery: Gallery, similarities, re
 
 
 def row_of_item(search: Search, rows: Rows, gallery: Gallery, modality: str, place: int) -> dict[str, Any]:
-    """The row that an item is from.
+    """The row of an item.
 
     Raises:
-        ValueError: the rows are not those that the gallery was built from.
+        ValueError: the gallery was built from other rows.
     """
     number = gallery.places[modality][place]
     row = rows[number] if number < len(rows) else None
     if row is None or search.collator.item_key(row, modality) != gallery.keys[modality][place]:
         raise ValueError(
-            f"The gallery was built from other rows than those of {search.data_args.dataset} now: give --dataset, "
-            "--max_rows and --seed as for build."
+            f"{search.data_args.dataset} now has other rows than the gallery was built from: give the same --dataset, "
+            "--max_rows and --seed as for build, or build the gallery again."
         )
     return row
 
@@ -307,29 +312,32 @@ def row_of_item(search: Search, rows: Rows, gallery: Gallery, modality: str, pla
 def shown(
     search: Search, rows: Rows, gallery: Gallery, modality: str, place: int
 ) -> tuple[Image.Image | None, str | None]:
-    """Picture (of a sound its spectrum) and text of the row that an item is from."""
+    """Picture (for a sound, its spectrum) and text of the row of an item."""
     return picture_and_text(row_of_item(search, rows, gallery, modality, place), search.collator)
 
 
 def build(search: Search):
-    """Embeds the data, or a part of them, and keeps it."""
+    """Embeds the data, or one part of them, and writes the gallery."""
     folder = search.args.gallery_folder
     lock_folder(Path(folder))
-    empty_index(search.model.config.projection_dim, search.args.index_factory)  # a wrong name is told before the work
+    empty_index(search.model.config.projection_dim, search.args.index_factory)  # so a wrong name fails before the work
     name, rows = rows_of(search, search.args.split)
     gallery = search.gallery(rows)
     if not gallery.embeddings:
-        raise ValueError(f"{rows.split} has no text and nothing else that can be read, so nothing can be searched.")
+        raise ValueError(
+            f"{rows.split} has no text and no other item that can be read, so nothing can be searched: name other "
+            "columns, or another part with --split."
+        )
     parts = rows.counts() if isinstance(rows, AllRows) else {rows.split: len(rows)}
     gallery.source = {"split": name, "parts": parts, "model": search.args.model}
     gallery.save(folder)
     of_parts = ", ".join(f"{count:,} of {part}" for part, count in parts.items())
     counts = " and ".join(f"{len(keys):,} of {modality}" for modality, keys in gallery.keys.items())
-    print(f"{of_parts} (rows): their distinct items, {counts}, are in {folder}")
+    print(f"rows: {of_parts}; distinct items in {folder}: {counts}")
 
 
 def rows_of(search: Search, split: str | None) -> tuple[str | None, Rows]:
-    """The rows of a gallery and the name of their part; None for all parts, one after the other."""
+    """The name of the part and the rows of a gallery. The name is None for all parts, one after the other."""
     if split is None:
         return None, search.all_rows()
     name, part = search.part(split)
@@ -343,7 +351,7 @@ def query(search: Search):
     gallery = Gallery.load(folder, model)
     source = gallery.source or {}
     if "split" not in source:
-        raise ValueError(f"{folder} does not say which part of the data it is of: build it anew.")
+        raise ValueError(f"{folder} does not name the part of the data it was built from: build it again.")
     _, rows = rows_of(search, source["split"])
     asked, shown_query, inputs = prepare_query(search)
     sought = model.item_modality if asked == Text.name else Text.name
@@ -376,17 +384,17 @@ def query(search: Search):
 
 
 def prepare_query(search: Search) -> tuple[str, Any, Mapping[str, torch.Tensor]]:
-    """What is asked: its modality, the text or picture that stands for it, and the model's inputs.
+    """The query: its modality, the text or picture that shows it, and the inputs of the model.
 
     Raises:
-        ValueError: the model does not know this modality, or the picture or sound cannot be read.
+        ValueError: the model does not have this modality, or the picture or sound cannot be read.
     """
     args, processor = search.args, search.collator.processor
     if args.text is not None:
         return Text.name, args.text, processor(text=[args.text])
     asked, flag = (Vision.name, "--image") if args.image is not None else (Sound.name, "--audio")
     if asked != search.model.item_modality:
-        raise ValueError(f"{args.model} finds by {search.model.config.modalities}: it cannot be asked by {flag}.")
+        raise ValueError(f"{args.model} searches with {search.model.config.modalities}: it does not take {flag}.")
     if asked == Vision.name:
         picture = open_image(args.image, **picture_settings(processor))
         return asked, picture, processor(images=[picture])
@@ -396,7 +404,7 @@ def prepare_query(search: Search) -> tuple[str, Any, Mapping[str, torch.Tensor]]
 
 
 def weight_of(search: Search) -> float:
-    """How much the fusion's word counts in a query: as asked, as `evaluate` chose it, or 1."""
+    """The weight of the fusion's score in a query: --rerank_weight, else the choice of `evaluate`, else 1."""
     if search.args.rerank_weight is not None:
         return search.args.rerank_weight
     file = search.folder / "retrieval.json"

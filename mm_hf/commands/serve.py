@@ -4,12 +4,12 @@
     curl http://127.0.0.1:8000/predict -H 'Content-Type: application/json' -d '{"rows": [{"text": "what is it?"}]}'
     curl http://127.0.0.1:8000/predict -F image=@circle.png -F 'question=what color is it?'
 
-POST /predict and /explain take JSON rows, whose files are base 64 ({"image": {"base64": "..."}}), or a form of one
-row. Paths and addresses in a request are not opened. GET /docs describes what this checkpoint takes and answers, with
-an example that works; /health, /ready and /metrics are for whoever runs it. SIGTERM: what was taken on is answered.
+POST /predict and /explain take JSON rows with files in base 64 ({"image": {"base64": "..."}}), or a form with one row.
+Paths and URLs in a request are not opened. GET /docs describes the inputs and answers of this checkpoint, with a
+working example. /health, /ready and /metrics are for operators. After SIGTERM, accepted requests are still answered.
 
-    mm_hf serve runs/houses --backend onnx              # by its export, of mm_hf export runs/houses
-    mm_hf serve houses_small                            # by an export alone, copied from wherever it was made
+    mm_hf serve runs/houses --backend onnx              # the export that mm_hf export runs/houses wrote
+    mm_hf serve houses_small                            # an export without its checkpoint
     mm_hf serve runs/houses --write_handler endpoint    # a folder for Hugging Face's inference endpoints
 """
 
@@ -62,34 +62,41 @@ def main():
     print(f"serving {words.run} on http://{shown}:{port} (documentation: /docs)", flush=True)
     if not is_loopback(args.host):
         warning = "the server can be reached from other machines"
-        way = "" if settings.api_key else f", by anybody: set a key, --api_key or the variable {KEY_VARIABLE}"
-        print(f"warning: {warning}{way}. It speaks plain HTTP: put a proxy with TLS before it.", file=sys.stderr)
+        way = "" if settings.api_key else f" by anybody: set a key with --api_key or the variable {KEY_VARIABLE}"
+        print(f"warning: {warning}{way}. It uses plain HTTP: put a proxy with TLS in front of it.", file=sys.stderr)
     log_to_stderr()
     serve(settings, opened, sock)
 
 
 def export_of(run: str, args: ServeArguments) -> Path | None:
-    """The folder of the export that is to answer; None where the checkpoint does.
+    """The folder of the export that answers; None if the checkpoint answers.
 
     Raises:
-        ValueError: there is none, or a flag is for a checkpoint.
+        ValueError: there is no export, or a flag works only with a checkpoint.
     """
     alone = is_export(run)
     if (args.backend or (ONNX if alone else TORCH)) != ONNX:
         if alone:
-            raise ValueError(f"{run} is an export, and --backend is {args.backend!r}: leave it out, or name the run.")
+            raise ValueError(
+                f"{run} is an export, and --backend is {args.backend!r}: leave --backend out, or name the run instead."
+            )
         if args.export_folder is not None:
-            raise ValueError(f"--export_folder is {args.export_folder!r}, which is for --backend {ONNX}.")
+            raise ValueError(
+                f"--export_folder is {args.export_folder!r}, but it works only with --backend {ONNX}: add it, or "
+                "leave --export_folder out."
+            )
         return None
     if alone and args.export_folder is not None:
-        raise ValueError(f"{run} is an export, and --export_folder names {args.export_folder!r}: leave one out.")
+        raise ValueError(
+            f"{run} is an export, and --export_folder names another, {args.export_folder!r}: leave one of them out."
+        )
     for_torch: dict[str, Any] = {"write_handler": args.write_handler, "trust_remote_code": args.trust_remote_code}
     for_torch |= {"import": args.import_files, "device": None if args.device == "cpu" else args.device}
     for_torch |= {"dtype": args.dtype, "keep_encoded": args.keep_encoded}
     if given := [name for name, value in for_torch.items() if value]:
         raise ValueError(
-            f"--{given[0]} is {for_torch[given[0]]!r}, which is for a checkpoint: an export runs on the "
-            "CPU, without any code of its own. Leave it out, or --backend torch."
+            f"--{given[0]} is {for_torch[given[0]]!r}, but it works only with a checkpoint: an export runs on the CPU "
+            f"and brings no code. Leave --{given[0]} out, or use --backend torch."
         )
     folder = Path(run) if alone else Path(args.export_folder or usual_folder(run))
     read_manifest(folder, None if alone else run)
@@ -97,10 +104,10 @@ def export_of(run: str, args: ServeArguments) -> Path | None:
 
 
 def backend_of(run: str, folder: Path | None, args: ServeArguments, batch: BatchArguments) -> Callable[[], Backend]:
-    """What loads the model: of an export where there is a folder of one, else of the checkpoint.
+    """The function that loads the model: from the export if a folder is given, else from the checkpoint.
 
     Raises:
-        ValueError: an export is asked for beams.
+        ValueError: an export is used with several beams.
     """
     writes = {"max_new_tokens": batch.max_new_tokens, "num_beams": batch.num_beams}
     asked: dict[str, Any] = {name: value for name, value in writes.items() if value is not None}
@@ -112,12 +119,15 @@ def backend_of(run: str, folder: Path | None, args: ServeArguments, batch: Batch
         kept = round(args.keep_encoded * 1e6)
         return partial(PipelineBackend.open, run, args.trust_remote_code, args.device, kept, **asked)
     if asked.pop("num_beams", 1) != 1:
-        raise ValueError(f"--num_beams is {batch.num_beams}, and an export writes the likeliest token each time.")
+        raise ValueError(
+            f"--num_beams is {batch.num_beams}, but an export always takes the most probable token (1 beam): leave "
+            "--num_beams out, or use --backend torch."
+        )
     return partial(OnnxBackend.open, folder, args.threads, **asked)
 
 
 def settings_of(run: str, args: ServeArguments, batch: BatchArguments, most: LimitArguments) -> Settings:
-    """How the service works, as the flags say."""
+    """The settings of the service, from the flags."""
     limits = Limits(
         body_bytes=most.max_body_bytes,
         rows=most.max_rows,
@@ -134,7 +144,7 @@ def settings_of(run: str, args: ServeArguments, batch: BatchArguments, most: Lim
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address is of this machine alone."""
+    """Whether only this machine can reach an address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,4 +1,4 @@
-"""The flags of `mm_hf serve`, which can be read without torch: for `--help`."""
+"""The flags of `mm_hf serve`. This module does not import torch, so that `--help` comes at once."""
 
 from dataclasses import dataclass, field
 
@@ -15,49 +15,50 @@ class ServeArguments:
     """What is served, and where."""
 
     host: str = option(
-        "127.0.0.1", "Address to listen on. Others than this machine reach it on 0.0.0.0: then set a key."
+        "127.0.0.1", "Address to listen on. With 0.0.0.0, other machines can reach the server: then set a key."
     )
-    port: int = option(8000, "Port; 0: any free one, which is printed.")
+    port: int = option(8000, "Port; 0: any free port, which is printed.")
     api_key: str | None = option(
         None,
-        f"Requests must have the header `Authorization: Bearer KEY`. Others see the flags of a process: the variable "
-        f"{KEY_VARIABLE} does the same.",
+        f"Key that requests must send in the header `Authorization: Bearer KEY`. Other users of the machine can see "
+        f"the flags of a process; the variable {KEY_VARIABLE} sets the key without a flag.",
     )
     backend: str | None = option(
         None,
-        "What answers: torch, the checkpoint, or onnx, its export, on the CPU. Left out, torch, and onnx where RUN is "
-        "the folder of an export.",
+        "torch: the checkpoint answers; onnx: its export answers, on the CPU. Default: onnx if RUN is the folder of "
+        "an export, else torch.",
         choices=[TORCH, ONNX],
     )
     export_folder: str | None = option(
-        None, "With --backend onnx: what `mm_hf export` wrote; left out, RUN/onnx.", metavar="FOLDER"
+        None, "With --backend onnx: the folder that `mm_hf export` wrote. Default: RUN/onnx.", metavar="FOLDER"
     )
-    device: str | None = option(None, "cpu, cuda, cuda:1…; left out, the GPU where there is one.")
+    device: str | None = option(None, "cpu, cuda, cuda:1… Default: the GPU, if there is one.")
     dtype: str | None = option(
         None,
-        "Of the weights in memory: in 16 bits they take half of it. Left out, as the checkpoint has them.",
+        "Data type of the weights in memory. The 16-bit types take half the memory. Default: the checkpoint's.",
         choices=["float32", "bfloat16", "float16"],
     )
-    threads: int | None = option(None, "Threads of torch or onnxruntime; left out, one for each core.")
+    threads: int | None = option(None, "Threads of torch or onnxruntime. Default: one per core.")
     keep_encoded: float = option(
         0.0,
-        "MB of memory for what encoders gave for pictures, texts, sounds…: one that comes again is not encoded again. "
-        "0: nothing is kept.",
+        "Memory in MB for encoder outputs of pictures, texts, sounds… An item that comes again is then not encoded "
+        "again. 0: no cache.",
     )
     trust_remote_code: bool = option(
-        False, "Run the code that came with the checkpoint. Left out, nothing of it runs: the classes are mm_hf's own."
+        False, "Run the code in the checkpoint. By default it does not run: mm_hf's own classes are used."
     )
-    docs: bool = option(True, "Show the page of documentation (/docs, /openapi.json).")
+    docs: bool = option(True, "Serve the documentation page (/docs, /openapi.json).")
     write_handler: str | None = option(
         None,
-        "Serve nothing: write into this folder the checkpoint, its code and a handler.py for Hugging Face's inference "
-        "endpoints.",
+        "Do not serve. Write the checkpoint, its code and a handler.py for Hugging Face's inference endpoints into "
+        "this folder.",
         metavar="FOLDER",
     )
     import_files: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Files of Python that bring what the checkpoint has from outside mm_hf; left out, its run's.",
+            "help": "Python files that define the parts of the checkpoint that are not in mm_hf. Default: the imports "
+            "of its run.",
             "flag": "import",
         },
     )
@@ -72,14 +73,16 @@ class ServeArguments:
 
 @dataclass
 class BatchArguments:
-    """How rows are answered."""
+    """How rows are batched and answered."""
 
-    max_batch: int = option(32, "Rows that go through the model together; 1: no micro-batching.")
+    max_batch: int = option(32, "Maximum number of rows in one batch; 1: no micro-batching.")
     max_wait_ms: float = option(
-        5.0, "How long a row waits for those of other requests, and only while such are being read."
+        5.0,
+        "Maximum time that a row waits for rows of other requests, in milliseconds. A row waits only while other "
+        "requests are being read.",
     )
-    max_new_tokens: int | None = option(None, "Of a model that writes: the longest text.")
-    num_beams: int | None = option(None, "Of a model that writes: beams.")
+    max_new_tokens: int | None = option(None, "For a model that writes: maximum length of a text, in tokens.")
+    num_beams: int | None = option(None, "For a model that writes: number of beams.")
 
     def __post_init__(self):
         check_least(self, 1, "max_batch", "max_new_tokens", "num_beams")
@@ -88,16 +91,18 @@ class BatchArguments:
 
 @dataclass
 class LimitArguments:
-    """The most that is taken on; what is more is refused with a sentence."""
+    """The limits of a request. A request beyond a limit is refused with a message and the HTTP status in brackets."""
 
-    max_body_bytes: int = option(20_000_000, "Bytes of one request (413).")
-    max_rows: int = option(64, "Rows of one request (413).")
-    max_queue: int = option(256, "Rows that wait, and requests in work (503, with Retry-After).")
-    max_seconds: float = option(30.0, "Seconds for one request (504).")
-    max_pixels: int = option(50_000_000, "Pixels of a picture, or of a frame of a video.")
-    max_sound_seconds: float = option(300.0, "Seconds of a sound, or of a video.")
-    max_characters: int = option(100_000, "Characters of a text.")
-    max_steps: int = option(100_000, "Steps of a series.")
+    max_body_bytes: int = option(20_000_000, "Maximum size of one request, in bytes (413).")
+    max_rows: int = option(64, "Maximum number of rows in one request (413).")
+    max_queue: int = option(
+        256, "Maximum number of waiting rows, and of requests at the same time (503, with Retry-After)."
+    )
+    max_seconds: float = option(30.0, "Maximum time for one request, in seconds (504).")
+    max_pixels: int = option(50_000_000, "Maximum number of pixels of a picture or video frame.")
+    max_sound_seconds: float = option(300.0, "Maximum length of a sound or video, in seconds.")
+    max_characters: int = option(100_000, "Maximum number of characters of a text.")
+    max_steps: int = option(100_000, "Maximum number of steps of a series.")
 
     def __post_init__(self):
         check_least(self, 1, "max_body_bytes", "max_rows", "max_queue", "max_pixels", "max_characters", "max_steps")
@@ -105,8 +110,8 @@ class LimitArguments:
         check_range("max_sound_seconds", self.max_sound_seconds, 0.001, 3600)
         if self.max_rows > self.max_queue:
             raise ValueError(
-                f"max_rows is {self.max_rows}, but the queue takes {self.max_queue} (max_queue): such a request would "
-                "never be answered."
+                f"max_rows is {self.max_rows}, but the queue takes only {self.max_queue} rows (max_queue). A request "
+                "with more rows would never be answered: lower max_rows, or raise max_queue."
             )
 
 

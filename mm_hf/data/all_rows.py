@@ -9,16 +9,16 @@ from datasets import Dataset, concatenate_datasets
 from .rows import SOURCE_ROW, Rows
 
 
-PART = "_part"  # column of the part that a row is from
+PART = "_part"  # the column with the name of the part that a row comes from
 
 
 class AllRows(Rows):
-    """The rows of several parts, one part after the other; each remembers its part and its row there.
+    """The rows of several parts, one part after the other. Each row keeps the name of its part and its number there.
 
     Args:
-        parts: by name.
-        most: draw so many of the rows at random; None: all.
-        seed: of the draw.
+        parts: the parts by name.
+        most: how many rows to draw at random; None: use all rows.
+        seed: the seed of this draw.
     """
 
     def __init__(self, parts: dict[str, Dataset], most: int | None = None, seed: int = 0):
@@ -35,12 +35,12 @@ class AllRows(Rows):
         return [{**row, "split": f"{self.split}, here {row[PART]}"} for row in super().__getitems__(indices)]
 
     def counts(self) -> dict[str, int]:
-        """How many rows are of which part."""
+        """The number of rows of each part."""
         return dict(Counter(self.dataset[PART]))
 
 
 def rows_of_all(parts: dict[str, Dataset], most: int | None = None, seed: int = 0) -> Rows:
-    """See `AllRows`; where there is but one part and nothing is drawn, plain `Rows` of it."""
+    """See `AllRows`. If there is only one part and nothing is drawn, gives the plain `Rows` of that part."""
     if len(parts) == 1 and most is None:
         (name,) = parts
         return Rows(parts[name], name)

@@ -14,21 +14,21 @@ from ..models.names import did_you_mean
 CROP_AREA = 0.6
 ASPECTS = (3 / 4, 4 / 3)
 COLOR = 0.2
-ATTEMPTS = 10  # crops drawn until one fits into the picture, as in the library of vision models of torch
+ATTEMPTS = 10  # crops to draw until one fits into the picture, as torchvision does
 
 
 @dataclass(frozen=True)
 class ImageAugmentation:
-    """Changes a picture at random. The result has the size of the original, so that what comes after (resizing, a
-    centre crop) treats it as it will treat pictures in evaluation.
+    """Changes a picture at random. The result has the size of the original. Later steps (resizing, a centre crop)
+    therefore treat it as they treat pictures in evaluation.
 
     Args:
-        crop: a crop of at least this share of the area, its aspect between 3/4 and 4/3 of the picture's, stretched to
-            the picture's size (Szegedy et al. 2015, section 6, who go down to 0.08: too small to answer a question
-            from); True: 0.6.
-        flip: left and right change places in half of the pictures. Wrong where an answer speaks of left and right, or
-            where there is writing.
-        color: brightness, contrast and saturation are each multiplied by a factor drawn from 1 - color to 1 + color.
+        crop: take a crop of at least this share of the area, and stretch it to the size of the picture. The aspect
+            ratio of the crop is between 3/4 and 4/3 times the picture's. True: 0.6. Szegedy et al. 2015 (section 6)
+            go down to 0.08, which is too small to answer a question from.
+        flip: mirror half of the pictures (left becomes right). Do not use it where an answer speaks of left and
+            right, or where pictures contain writing.
+        color: multiply brightness, contrast and saturation each by a random factor between 1 - color and 1 + color.
 
     Raises:
         ValueError: a share that is not in (0, 1], or a colour that is not in [0, 1].
@@ -45,7 +45,7 @@ class ImageAugmentation:
             raise ValueError(f"color must be in [0, 1], got {self.color!r}.")
 
     def __call__(self, image: Image.Image, generator: np.random.Generator) -> Image.Image:
-        """Gives the changed picture; all that is random comes from `generator`."""
+        """Gives the changed picture. All random numbers come from `generator`."""
         if self.crop is not False:
             box = crop_box(image.size, CROP_AREA if self.crop is True else self.crop, generator)
             image = image.resize(image.size, Image.Resampling.BICUBIC, box=box)
@@ -58,8 +58,17 @@ class ImageAugmentation:
 
 
 def crop_box(size: tuple[int, int], area: float, generator: np.random.Generator) -> tuple[int, int, int, int]:
-    """Draws a crop: area uniform from `area` to 1, the logarithm of the aspect uniform; the whole picture where none
-    of ten fits into it. `size` is width and height, the result left, upper, right, lower, all in pixels."""
+    """Draws a crop. Its area is uniform between `area` and 1, the logarithm of its aspect ratio is uniform. If none of
+    ten crops fits into the picture, the result is the whole picture.
+
+    Args:
+        size: width and height in pixels.
+        area: the smallest share of the area, in (0, 1].
+        generator: the source of all random numbers.
+
+    Returns:
+        left, upper, right and lower edge in pixels.
+    """
     for _ in range(ATTEMPTS):
         share = generator.uniform(area, 1)
         aspect = math.exp(generator.uniform(math.log(ASPECTS[0]), math.log(ASPECTS[1])))
@@ -76,9 +85,9 @@ NAMED: dict[str, Any] = {"crop": CROP_AREA, "flip": True, "color": COLOR}
 
 
 def parse_augmentations(names: Sequence[str]) -> ImageAugmentation | None:
-    """The augmentation that a recipe names, at its usual strength; None for an empty list."""
+    """The augmentation that a recipe names, at its usual strength. None for an empty list."""
     for name in names:
         if name not in NAMED:
             meant = did_you_mean(name, NAMED)
-            raise ValueError(f"Unknown augmentation {name!r}: known are {list(NAMED)}.{meant}")
+            raise ValueError(f"Unknown augmentation {name!r}: choose from {list(NAMED)}.{meant}")
     return ImageAugmentation(**{name: NAMED[name] for name in names}) if names else None

@@ -1,4 +1,4 @@
-"""The record of rows that could not be used: counted, bounded, and written down."""
+"""The record of rows that could not be used. It counts them, limits their number, and writes them to a file."""
 
 import json
 import os
@@ -14,18 +14,18 @@ ON_ERROR = ("raise", "skip")
 
 
 def check_on_error(on_error: str):
-    """Refuses what is neither of the two."""
+    """Raises if `on_error` is neither of the two."""
     if on_error not in ON_ERROR:
         meant = did_you_mean(on_error, ON_ERROR)
         raise ValueError(f"on_error must be one of {list(ON_ERROR)}, got {on_error!r}.{meant}")
 
 
 class BadRows:
-    """Collects the entries of `BadRowError`, each place (split, row, column) once, however often it comes by.
+    """Collects the entries of `BadRowError`. Each place (split, row, column) is kept once, even if it is met often.
 
     Args:
-        max_fraction: of the rows of a split that may be bad before `check` stops the run.
-        on_error: `"skip"` collects; `"raise"` stops at the first entry.
+        max_fraction: the share of the rows of a split that may be bad. Above it `check` stops the run.
+        on_error: `"skip"` collects the entries; `"raise"` stops at the first entry.
 
     Raises:
         ValueError: a fraction that is not in [0, 1], or an unknown `on_error`.
@@ -40,10 +40,12 @@ class BadRows:
         self.places: dict[tuple, dict[str, Any]] = {}
 
     def add(self, entries: Iterable[dict[str, Any]]):
-        """Takes entries in; of one place the first is kept."""
+        """Adds entries. If a place comes several times, the first entry is kept."""
         for entry in entries:
             if self.on_error == "raise":
-                raise ValueError(f"A bad row, and on_error is 'raise': {describe_bad_row(entry)}")
+                raise ValueError(
+                    f"A row is bad, and on_error is 'raise' ('skip' leaves bad rows out): {describe_bad_row(entry)}"
+                )
             self.places.setdefault((entry["split"], entry["row"], entry["column"] or ""), entry)
 
     @property
@@ -52,23 +54,24 @@ class BadRows:
         return [self.places[place] for place in sorted(self.places)]
 
     def count(self, split: str) -> int:
-        """How many rows of a split are bad; one that is bad in two columns counts once."""
+        """The number of bad rows of a split. A row that is bad in two columns counts once."""
         return len({row for name, row, _ in self.places if name == split})
 
     def check(self, totals: dict[str, int]):
-        """Stops a run that loses too many rows; `totals` are rows by split, and other splits are not looked at."""
+        """Stops a run that loses too many rows. `totals` has the number of rows by split; other splits are ignored."""
         for split, rows in totals.items():
             bad = self.count(split)
             if bad > self.max_fraction * rows:
                 first = next(entry for entry in self.entries if entry["split"] == split)
                 raise ValueError(
                     f"{bad} of {rows} rows of split {split!r} are bad, a fraction of {bad / max(rows, 1):.4f}; "
-                    f"max_bad_fraction is {self.max_fraction}. The first one: {describe_bad_row(first)}"
+                    f"max_bad_fraction is {self.max_fraction}. Fix the rows, or raise max_bad_fraction. "
+                    f"The first bad row: {describe_bad_row(first)}"
                 )
 
     def write(self, path: str | os.PathLike):
-        """Writes one JSON object a line, sorted; beside the file first and then renamed, so that it is never half
-        written."""
+        """Writes one JSON object per line, sorted. It writes a temporary file and then renames it, so that the file is
+        never half written."""
         path = Path(path)
         beside = path.with_name(f".{path.name}.{os.getpid()}")
         lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in self.entries]
@@ -80,5 +83,5 @@ class BadRows:
         return {"entries": self.entries}
 
     def load_state_dict(self, state: dict[str, Any]):
-        """Takes the entries of a checkpoint in place of its own."""
+        """Replaces the entries by those of a checkpoint."""
         self.places = {(entry["split"], entry["row"], entry["column"] or ""): entry for entry in state["entries"]}

@@ -1,4 +1,4 @@
-"""Batches of one part of a data set for one process, which begin where they are told to."""
+"""Batches of one part of a data set for one process. They can begin in the middle of an epoch."""
 
 from typing import Any, cast
 
@@ -13,20 +13,20 @@ from .streaming import StreamBatches
 
 
 class BatchLoader(DataLoader):
-    """A DataLoader that splits the rows between processes by itself, keeps those of one group together, and can begin
-    in the middle of an epoch.
+    """A DataLoader that splits the rows between processes by itself, keeps the rows of one group together, and can
+    begin in the middle of an epoch.
 
-    Nothing that it does depends on the global random numbers or on the number of workers.
+    It does not depend on the global random numbers or on the number of workers.
 
     Args:
         rows: one part of the data, or a stream of batches.
         collator: makes the batches.
-        batch_size: rows a process and batch; a stream has its own.
-        train: shuffle, group by length and draw by weight as `rows` asks, and leave out a last batch in which a
-            process would have no row. Else each row comes once, in order.
-        seed: of the order.
-        rank, world_size: this process, and how many there are.
-        num_workers: processes that prepare batches.
+        batch_size: rows per process and batch. A stream has its own batch size.
+        train: shuffle the rows, group them by length and draw them by weight, as `rows` says. Drop a last batch in
+            which some process would have no row. False: each row comes once, in order.
+        seed: the seed of the order.
+        rank, world_size: the number of this process, and how many processes there are.
+        num_workers: worker processes that prepare batches.
     """
 
     def __init__(
@@ -41,8 +41,8 @@ class BatchLoader(DataLoader):
         world_size: int = 1,
         num_workers: int = 0,
     ):
-        # A generator of its own: the DataLoader draws from it whenever an epoch begins, and a run that resumes begins
-        # its epochs at other times.
+        # The DataLoader needs a separate generator. It draws a number whenever an epoch begins, and a resumed run
+        # begins its epochs at other times.
         generator = torch.Generator().manual_seed(seed)
         common: Any = {"collate_fn": collator, "num_workers": num_workers, "generator": generator}
         common["worker_init_fn"] = import_again
@@ -63,11 +63,11 @@ class BatchLoader(DataLoader):
         super().__init__(rows, batch_sampler=sampler, **common)
 
     def set_epoch(self, epoch: int, skip: int = 0):
-        """Chooses the order of an epoch of rows that are not streamed, and how many of its batches to leave out."""
+        """Sets the epoch, which decides the order of rows that are not streamed, and how many batches to skip."""
         self.collate_fn.set_epoch(epoch)
         if not isinstance(self.dataset, StreamBatches):
             self.batch_sampler.set_epoch(epoch, skip)
 
     def start_at(self, epoch: int, rows: int):
-        """Chooses where a stream begins: an epoch of this process, and how many of its rows to leave out."""
+        """Sets where a stream begins: the epoch of this process, and how many of its rows to skip."""
         cast(StreamBatches, self.dataset).start_at(epoch, rows)

@@ -1,4 +1,4 @@
-"""Classes by their names: numbers and booleans as names, and other orders of the same classes."""
+"""The names of classes: names for numbers and booleans, and for the same classes in another order."""
 
 from collections.abc import Mapping
 from decimal import Decimal
@@ -14,24 +14,24 @@ from .column_types import STRINGS
 
 logger = logging.get_logger(__name__)
 
-LISTED_LABELS = 20  # of a long list of labels, in a message
+LISTED_LABELS = 20  # how many labels of a long list a message shows
 
 
 def normalise_labels(
     splits: DatasetDict | IterableDatasetDict, names: Mapping[str, list[str] | None]
 ) -> DatasetDict | IterableDatasetDict:
-    """Gives plain numbers and booleans that are classes as names, so that the collator sees names, or the indices of a
-    `ClassLabel`, and never a number that could be either. A `ClassLabel` that numbers its classes in another order
-    than `names`, in whichever part, becomes names as well.
+    """Turns numbers and booleans that are classes into names. The collator then gets names, or indices of a
+    `ClassLabel`, and never a number that could mean either. A `ClassLabel` whose order of classes differs from
+    `names` in some part becomes names as well.
 
-    Nothing is copied: the rows of a `DatasetDict` are converted when they are read, and its features stay as they
-    are. So call it after `labels_of`, and once.
+    Nothing is copied. The rows of a `DatasetDict` are converted when they are read, and its features do not change.
+    So call this function after `labels_of`, and only once.
 
     Args:
-        splits: as for `labels_of`.
-        names: by label column what `labels_of` gave, or what a checkpoint has.
+        splits: see `labels_of`.
+        names: by label column, the result of `labels_of` or the names in a checkpoint.
     """
-    other = set()  # columns of classes in another order, in some part
+    other = set()  # columns that have their classes in another order in some part
     for column, known in names.items():
         for split in splits.values():
             inner: Any = inner_feature(split.features[column])
@@ -51,12 +51,12 @@ def normalise_labels(
 
 
 def inner_feature(feature: Any) -> Any:
-    """The feature of one label, also of a column of lists."""
+    """The feature of one label, also for a column of lists."""
     return feature.feature if isinstance(feature, List) else feature
 
 
 def with_names(split: Dataset | IterableDataset, plain: list[str], numbered: dict[str, list[str]]) -> Any:
-    """A part whose classes come as names; see `name_labels`. A transform that it has goes first."""
+    """A part with its classes as names, see `name_labels`. A transform that the part already has runs first."""
     convert = partial(name_labels, columns=plain, numbered=numbered)
     if isinstance(split, Dataset):
         before = split.format["format_kwargs"].get("transform") if split.format["type"] == "custom" else None
@@ -70,13 +70,18 @@ def with_names(split: Dataset | IterableDataset, plain: list[str], numbered: dic
 
 
 def one_after_other(batch: dict[str, list], first: Any, then: Any) -> dict[str, list]:
-    """A batch of rows through two transforms."""
+    """Applies two transforms to a batch of rows, one after the other."""
     return then(first(batch))
 
 
 def name_labels(batch: dict[str, list], columns: list[str], numbered: Mapping[str, list[str]] = {}) -> dict[str, list]:
-    """A batch of rows with the values of the label columns, those that are among them, as names: `columns` are of
-    plain numbers and booleans, `numbered` has by column of classes their names."""
+    """A batch of rows with the values of its label columns as names. Columns that the batch lacks are ignored.
+
+    Args:
+        batch: the values by column.
+        columns: columns of plain numbers and booleans.
+        numbered: for columns of classes, the names of the classes by column.
+    """
     changed = {c: [name_of(value) for value in batch[c]] for c in columns if c in batch}
     for column, names in numbered.items():
         if column in batch:
@@ -85,7 +90,7 @@ def name_labels(batch: dict[str, list], columns: list[str], numbered: Mapping[st
 
 
 def name_of_class(value: Any, names: list[str]) -> Any:
-    """The name of a class by its number; None for -1, and a name as it is."""
+    """The name of a class, from its number. None for -1. A name stays as it is."""
     if isinstance(value, list):
         return [name_of_class(part, names) for part in value]
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
@@ -96,11 +101,11 @@ def name_of_class(value: Any, names: list[str]) -> Any:
 def name_for_checkpoint(
     split: Dataset | IterableDataset, names: Mapping[str, list[str] | None]
 ) -> Dataset | IterableDataset:
-    """A part of any data with its `ClassLabel`s as a checkpoint numbers them: by their names where the numbers differ.
+    """A part with its `ClassLabel`s in the order of a checkpoint. Where the order differs, they become names.
 
     Args:
-        split: the rows; a column that it lacks is passed over.
-        names: by column of labels those of the checkpoint, in its order; None: it has none.
+        split: the rows. A column that the split lacks is ignored.
+        names: by label column, the class names of the checkpoint in its order; None: the checkpoint has none.
     """
     numbered = {}
     for column, known in names.items():
@@ -109,8 +114,8 @@ def name_for_checkpoint(
             continue
         if not set(inner.names) & set(known):
             logger.warning(
-                f"The classes of column {column!r}, {inner.names[:LISTED_LABELS]}, have other names than those of the "
-                f"model, {list(known)[:LISTED_LABELS]}: they go by their numbers."
+                f"The classes of column {column!r}, {inner.names[:LISTED_LABELS]}, and the classes of the model, "
+                f"{list(known)[:LISTED_LABELS]}, have no name in common: they are matched by their numbers."
             )
             continue
         numbered[column] = list(inner.names)
@@ -118,14 +123,14 @@ def name_for_checkpoint(
 
 
 def names_of_classes(features: Features, columns: list[str]) -> dict[str, list[str]]:
-    """Of the columns that are a `ClassLabel`, the names of their classes."""
+    """The names of the classes, for each column that is a `ClassLabel`."""
     chosen = {name: features[name] for name in columns}
     return {name: feature.names for name, feature in chosen.items() if isinstance(feature, ClassLabel)}
 
 
 def name_of(value: Any) -> Any:
-    """The name of a class that is a number: "3" for 3 and 3.0, "yes" for True; None for None and NaN. A number that
-    is not whole keeps its digits, so that the collator can say that it is no class."""
+    """The name of a class that is a number: "3" for 3 and 3.0, "yes" for True, None for None and NaN. A number that
+    is not whole keeps its digits, so that the collator can report that it is not a class."""
     if isinstance(value, list):
         return [name_of(part) for part in value]
     if isinstance(value, bool):
@@ -136,7 +141,7 @@ def name_of(value: Any) -> Any:
 
 
 def is_whole(value: Any) -> bool:
-    """Whether a number, a float too, is a whole one."""
+    """Whether a number is whole. A float such as 3.0 is."""
     if isinstance(value, Decimal):
         return value.is_finite() and value == int(value)
     return isinstance(value, int) or (isinstance(value, float) and value.is_integer())

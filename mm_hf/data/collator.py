@@ -1,4 +1,4 @@
-"""From rows to a batch: every distinct picture decoded once, every distinct text tokenized once."""
+"""Makes a batch from rows. It decodes every distinct picture once and tokenizes every distinct text once."""
 
 import hashlib
 from collections.abc import Collection, Mapping
@@ -26,50 +26,57 @@ from .targets import texts_of_tokens, texts_to_write
 
 @dataclass
 class MultimodalCollator:
-    """Makes a batch of the model's inputs from rows as `Rows` gives them, or as a plain data set does, for the
-    library's own Trainer with `remove_unused_columns=False`.
+    """Makes a batch of model inputs from rows. The rows come from `Rows`, or from a plain data set, for the Trainer of
+    transformers with `remove_unused_columns=False`.
 
-    Rows of a plain data set (of `datasets`, or dicts) may hold decoded pictures and sounds too: PIL images, arrays,
-    dicts of `array` and `sampling_rate`. They do not know their number: a bad one is named by its place in the batch,
-    and what is drawn at random for it comes from torch's generator. The library's Trainer has one collator for
-    training and evaluation: what augments changes the rows of both.
+    Rows of a plain data set (of `datasets`, or dicts) may also hold decoded pictures and sounds: PIL images, arrays,
+    dicts of `array` and `sampling_rate`. Such rows do not know their number. A bad row is therefore named by its place
+    in the batch, and its random numbers come from torch's generator. The Trainer of transformers has one collator for
+    training and evaluation, so augmentation also changes the rows of the evaluation.
 
     Args:
         processor: prepares each distinct item.
-        columns: which column plays which part; how their items are read, the `ModalityReader` of each modality knows.
-        label2id, problem_type: see `label_tensor`; where `columns.label` is a list, dicts by column. With
-            that of a model that writes the labels are texts that are to be written, see `classes_to_write`.
-        absent: modalities to leave out, by name: of the rows with these ids, or (None) of every row. For baselines
-            that see the others alone, and to measure what a missing one costs.
-        cache: features of frozen encoders; items it holds go in as `encoder_states`.
-        on_error: `"raise"` stops at a bad row; `"skip"` keeps its place in the batch, so that shapes and processes
-            stay in step, but takes its bad part for absent and masks its label.
+        columns: says what each column is used for. The `ModalityReader` of each modality knows how to read its items.
+        label2id, problem_type: see `label_tensor`; dicts by column where `columns.label` is a list. With the problem
+            type of a model that writes, the labels are texts to write, see `classes_to_write`.
+        absent: modalities to leave out, by name: in the rows with these ids, or (None) in every row. For baselines
+            that see only the other modalities, and to measure the effect of a missing modality.
+        cache: features of frozen encoders. Items in the cache go into the batch as `encoder_states`.
+        on_error: `"raise"` stops at a bad row. `"skip"` keeps the row in the batch, so that shapes and processes stay
+            in step, but treats its bad part as absent and masks its label.
         root: see `resolve_path`.
-        augment: changes pictures at random: for training alone.
-        token_dropout: share of the tokens of a text, special ones aside, that become the mask token (or the unknown
-            one, where the tokenizer has no mask): for training alone.
-        speed_perturbation: how much faster or slower sounds are played, see `change_speed`: for training alone.
-        extra_augment: by modality from outside how its reader changes items at random: for training alone.
-        max_target_length: tokens that a text to be written is cut to, its end included; None: not at all.
-        target_end: a token ends each text that is to be written; CTC (`MMFusionForCTC`) needs none.
-        pair_ids: give the ids of texts and of pictures or sounds, by which equal ones are known on whatever process:
-            for models that compare pairs.
-        num_frames: frames of a video, see `load_frames`; they are images of its row.
-        table_names: of columns of the table that are a `ClassLabel` the names of their classes.
-        seed: of all that is drawn at random. That depends on the seed, the epoch and the first row of the item in the
-            batch and on nothing else, so that neither a resumed run nor the number of workers changes it.
+        augment: changes pictures at random. Only for training.
+        token_dropout: the share of the tokens of a text that become the mask token (the unknown token if the
+            tokenizer has no mask token). Special tokens are kept. Only for training.
+        speed_perturbation: how much faster or slower sounds are played, see `change_speed`. Only for training.
+        extra_augment: for modalities from outside the package, by name, how the reader changes items at random. Only
+            for training.
+        max_target_length: the largest number of tokens of a text to write, including its end; None: no limit.
+        target_end: put an end token after each text to write. CTC (`MMFusionForCTC`) needs none.
+        pair_ids: add the ids of texts and of pictures or sounds. Equal items have equal ids in every process. For
+            models that compare pairs.
+        num_frames: frames of a video, see `load_frames`. They become images of the video's row.
+        table_names: for table columns that are a `ClassLabel`, the names of their classes.
+        seed: the seed of all random numbers. They depend only on the seed, the epoch and the first row of the item in
+            the batch. So neither resuming a run nor the number of workers changes them.
 
     Returns of a call:
-        a dict with `<modality>_index` `(B,)` of each modality (`(B, K)` where a row has K > 1 places for it, which
-        share one pool of items), the processor's tensors for the distinct items (or `encoder_states`), `labels`,
-        `sample_weight` `(B,)` where a column holds weights, `row_ids` `(B,)` where rows know them; for rows of a
-        stream `stream_position`, epoch and number of rows read in it by the end of this batch; where rows are bad
-        `bad_rows`, their entries (see `BadRowError`). Where `columns.label` is a list, `labels` and `sample_weight`
-        are dicts by column. With `pair_ids`, `<modality>_ids` `(B,)` int64 of both, -1 for none.
+        a dict with
+
+        - `<modality>_index` of each modality, `(B,)`, or `(B, K)` where a row has K > 1 places for the modality. The
+          places share one pool of items.
+        - the processor's tensors for the distinct items, or `encoder_states`.
+        - `labels`, and `sample_weight` `(B,)` where a column holds weights. Both are dicts by column where
+          `columns.label` is a list.
+        - `row_ids` `(B,)`, where rows know their ids.
+        - `stream_position`, for rows of a stream: the epoch, and the number of rows read in it up to the
+          end of this batch.
+        - `bad_rows`, where rows are bad: their entries (see `BadRowError`).
+        - `<modality>_ids` `(B,)` int64 of both modalities, with `pair_ids`; -1 for no item.
 
     Raises:
-        ValueError: settings that do not fit together: an augmentation of what was encoded before or is not there, or
-            a tokenizer without a token to put in the place of dropped ones.
+        ValueError: settings that do not fit together: an augmentation of a modality that was encoded before or that
+            the data lack, or token dropout with a tokenizer that has neither a mask token nor an unknown token.
     """
 
     processor: MMFusionProcessor
@@ -90,15 +97,15 @@ class MultimodalCollator:
     num_frames: int = 8
     table_names: Mapping[str, list[str]] = field(default_factory=dict)
     seed: int = 0
-    parts: dict[str, list[str]] = field(init=False)  # the places of each modality in a row, by their columns
+    parts: dict[str, list[str]] = field(init=False)  # the columns of each modality, one for each place in a row
     epoch: int = field(init=False, default=0)
 
     def __post_init__(self):
         check_on_error(self.on_error)
-        # Of each modality the item that was decoded last, with its key, where one of them fills several places.
+        # For each modality, the item that was decoded last, with its key. One item may fill several places.
         self.last_decoded: dict[str, tuple[str | None, Any]] = {}
-        # Those from outside stand behind the library's, as the data names them: what is drawn at random depends on
-        # the place, and not on what else was imported.
+        # Modalities from outside come after those of the library, in the order in which the data name them. The random
+        # numbers of an item depend on this order. They must not depend on what else was imported.
         library = [name for name in READERS if not modality_of(name).extra]
         names = dict.fromkeys([*library, *self.columns.extra, *READERS])
         self.parts = {name: reader_of(name).columns(self.columns, self) for name in names}
@@ -106,15 +113,15 @@ class MultimodalCollator:
             reader_of(modality).check(self)
         places = {modality: len(columns) for modality, columns in self.parts.items() if columns}
         if self.pair_ids and places not in ({Text.name: 1, item: 1} for item in ITEMS):
-            raise ValueError(f"pair_ids needs a column of texts and one of {list(ITEMS)}, got {self.parts}.")
+            raise ValueError(f"pair_ids needs one column of texts and one of {list(ITEMS)}, got {self.parts}.")
 
     def set_epoch(self, epoch: int):
-        """Tells the epoch to what is drawn at random. Call it before the loader starts its workers; rows of a stream
-        bring their own `epoch`."""
+        """Sets the epoch, on which the random numbers depend. Call it before the loader starts its workers. Rows of a
+        stream bring their own `epoch`."""
         self.epoch = epoch
 
     def unchanging(self) -> "MultimodalCollator":
-        """The same without what changes items at random: for rows that are measured."""
+        """The same collator without random changes of items: for rows that are measured."""
         keys = {"extra_augment", *(reader.augmentation for reader in READERS.values())}
         usual: dict[str, Any] = {setting.name: setting.default for setting in fields(self) if setting.name in keys}
         return replace(self, **usual)
@@ -155,22 +162,25 @@ class MultimodalCollator:
         return {**batch, "encoder_states": states} if states else batch
 
     def item_key(self, row: dict[str, Any], modality: str, column: str | None = None) -> str | None:
-        """What tells the items of a modality apart; None where the row has none.
+        """The key that identifies an item of a modality; None where the row has no item.
 
         Args:
-            column: one of the modality's; None: the first.
+            row: as `Rows` gives it.
+            modality: its name.
+            column: one of the modality's columns; None: the first.
 
         Raises:
-            BadRowError: an empty text, or what is no text, no picture, or no number in a table's column of them.
+            BadRowError: an empty text; a value that is not a text or a picture; or, in a table's column of numbers, a
+                value that is not a number.
         """
         return reader_of(modality).key(row, self.parts[modality][0] if column is None else column, self)
 
     def item_keys(self, row: dict[str, Any], modality: str, bad: list[BadRowError] | None = None) -> list[str | None]:
-        """The key of each column of a modality, see `item_key`; None also where the row is bad and bad rows are
-        skipped: those are put into `bad`.
+        """The key of each column of a modality, see `item_key`. Where bad rows are skipped, a bad value gives None,
+        and its error is added to `bad`.
 
         Raises:
-            BadRowError: a bad row where these are not skipped.
+            BadRowError: a bad row, where bad rows are not skipped.
         """
         reader, keys = reader_of(modality), []
         for column in self.parts[modality]:
@@ -184,33 +194,33 @@ class MultimodalCollator:
     def prepare_items(
         self, modality: str, rows: list[dict[str, Any]], columns: list[str] | None = None
     ) -> dict[str, torch.Tensor]:
-        """Runs the processor on the items of these rows, which are distinct, without any augmentation.
+        """Runs the processor on the items of these rows without any augmentation. The items must be distinct.
 
         Args:
             rows: as `Rows` gives them.
-            columns: which column of each row holds the item; None: the modality's first.
+            columns: the column that holds the item, for each row; None: the modality's first column.
         """
         columns = [self.parts[modality][0]] * len(rows) if columns is None else columns
         reader = reader_of(modality)
         return reader.prepare([reader.load(row, column, self) for row, column in zip(rows, columns)], [], self)
 
     def targets(self, rows: list[dict[str, Any]], bad: list[BadRowError] | None = None) -> torch.Tensor:
-        """The tokens of the texts that are to be written, see `MMFusionProcessor.target_ids`.
+        """The tokens of the texts to write, see `MMFusionProcessor.target_ids`.
 
         Args:
             rows: as `Rows` gives them.
-            bad: where bad ones are put; None: they raise.
+            bad: collects bad labels; None: a bad label raises.
         """
         (column,) = self.columns.labels
-        names = None if self.label2id is None else [*self.label2id, None]  # -1 is a missing class
+        names = None if self.label2id is None else [*self.label2id, None]  # index -1 means a missing class
         texts = texts_to_write(rows, column, names, bad)
         return self.processor.target_ids(texts, self.max_target_length, self.target_end)
 
     def texts_of(self, tokens: torch.Tensor) -> list[str | None]:
-        """The texts that tokens stand for, as the tokenizer spells them; None where there are none at all.
+        """Decodes tokens into texts with the tokenizer. None for a row without tokens.
 
         Args:
-            tokens: `(N, S)` int64, labels (-100 for none) or what a model wrote, without its start.
+            tokens: `(N, S)` int64: labels (-100 for none), or the output of a model without its start token.
         """
         return texts_of_tokens(tokens, self.processor.tokenizer, self.target_end)
 
@@ -238,7 +248,7 @@ class MultimodalCollator:
         return {name: values if several else values[columns.label] for name, values in inputs.items() if values}
 
     def _weight(self, row: dict[str, Any], label: str, column: str, bad: list[BadRowError]) -> float:
-        """How much a row counts, see `weight_of`; a bad one does not."""
+        """How much a row counts, see `weight_of`. A bad row counts 0."""
         try:
             return weight_of(row, label, column)
         except BadRowError as error:
@@ -246,11 +256,11 @@ class MultimodalCollator:
             return 0.0
 
     def cache_of(self, modality: str) -> FeatureCache | None:
-        """The cache, where it holds the features of a modality."""
+        """The cache, if it holds the features of a modality; else None."""
         return self.cache if self.cache is not None and modality in self.cache.modalities else None
 
     def _note(self, error: BadRowError, bad: list[BadRowError] | None):
-        """Raises, or takes the bad row down."""
+        """Raises the error, or adds it to `bad`."""
         if self.on_error == "raise":
             raise error
         if bad is not None:
@@ -259,13 +269,13 @@ class MultimodalCollator:
     def _distinct(
         self, rows: list[dict[str, Any]], modality: str, bad: list[BadRowError]
     ) -> tuple[torch.Tensor, dict[str, tuple], list[str | None]]:
-        """Finds and loads the distinct items of a batch, each once, and notes the bad ones for every row that has
-        them.
+        """Finds the distinct items of a batch and loads each of them once. A bad item is noted for every row that has
+        it.
 
         Returns:
-            the index `(B,)` or `(B, K)`; by key the item (None if its features are cached) with the generator of what
-            is random about it, that of the first row and column that hold it (None where nothing is); and the key of
-            each row, None where it has no item.
+            the index `(B,)` or `(B, K)`; by key the item (None if its features are cached) and the generator of its
+            random numbers (None where nothing is random), which belongs to the first row and column that hold the
+            item; and the key of each row, None where it has no item.
         """
         columns, reader = self.parts[modality], reader_of(modality)
         places = [(row, column) for row in rows for column in columns]
@@ -297,11 +307,11 @@ class MultimodalCollator:
         return (index.reshape(len(rows), -1) if len(columns) > 1 else index), items, usable
 
     def _generator(self, row: dict[str, Any], modality: str, column: str) -> np.random.Generator:
-        """All that is random about an item comes from here, and none of it from the global generators."""
+        """The source of all random numbers of an item. The global generators are not used."""
         place = (list(self.parts).index(modality), self.parts[modality].index(column))
         return np.random.default_rng([self.seed, row.get(EPOCH, self.epoch), row["row_id"], *place])
 
 
 def id_of(key: str) -> int:
-    """A number for a key, the same in every process: the first 63 bits of its hash."""
+    """A number for a key: the first 63 bits of its hash. It is the same in every process."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") >> 1

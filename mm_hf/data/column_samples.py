@@ -1,4 +1,4 @@
-"""Some values of every column of a data set, whatever form it has: what `understand` looks at."""
+"""Some values of every column of a data set in any format. `understand` looks at them."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -18,20 +18,20 @@ from .rows import is_absent
 from .sources import data_root_of
 
 
-SAMPLE = 1000  # rows that are looked at, spread over the data
-LISTS, FILES = 200, 40  # rows of columns of lists, and of files: one value may be long
-COUNTED = 200_000  # distinct values that are counted of a column
+SAMPLE = 1000  # rows to look at, spread over the data
+LISTS, FILES = 200, 40  # the same for columns of lists, and of files, because one value may be long
+COUNTED = 200_000  # the largest number of distinct values to count per column
 
 
 @dataclass
 class Distinct:
-    """How many values of a column are distinct, up to `COUNTED` of them; and of how many values that is known."""
+    """How many values of a column are distinct (at most `COUNTED`), and how many values were looked at for this."""
 
     hashes: set[int] = field(default_factory=set)
     present: int = 0
 
     def add(self, values: pd.Series):
-        """Counts some values more."""
+        """Counts more values."""
         if len(self.hashes) < COUNTED:
             values = values.dropna()
             self.present += len(values)
@@ -43,8 +43,8 @@ class PartSample:
     """Some rows of one part of a data set.
 
     Args:
-        columns: by name.
-        names: of all columns of each part, to see which are not in all of them.
+        columns: the samples by column name.
+        names: the names of all columns of each part, to find columns that some parts lack.
     """
 
     columns: dict[str, ColumnSample]
@@ -55,8 +55,9 @@ def sample_columns(dataset: Any, data_root: str | os.PathLike | None = None) -> 
     """Some values of every column of the training part.
 
     Args:
-        dataset: a path or Hub id, see `load_splits`; a `Dataset` or a dict of those by part; a pandas `DataFrame`,
-            whose index is a column unless it only counts the rows.
+        dataset: a path or Hub id, see `load_splits`; a `Dataset`, or a dict of them by part; a pandas `DataFrame`. The
+            index of a `DataFrame` becomes a column, unless it only counts the rows.
+        data_root: the folder of the files that rows name, see `data_root_of`.
     """
     if isinstance(dataset, pd.DataFrame):
         return sample_frame(dataset, None if data_root is None else data_root_of("", data_root))
@@ -71,12 +72,12 @@ def sample_columns(dataset: Any, data_root: str | os.PathLike | None = None) -> 
 
 
 def main_part(parts: Mapping[str, Any]) -> str:
-    """The part that is learned from."""
+    """The name of the part to learn from."""
     return "train" if "train" in parts else next(iter(parts))
 
 
 def sample_csv(files: dict[str, list[str]], root: str | None) -> PartSample:
-    """Of files of CSV, whose cells are texts as they are written."""
+    """Samples CSV files. Cells are texts, as they are written."""
     parts = {part: [look_at(path, header_of(path)) for path in paths] for part, paths in files.items()}
     names = {part: [name for name, _ in columns_of(of_part[0])] for part, of_part in parts.items()}
     distinct: dict[str, Distinct] = {}
@@ -105,8 +106,8 @@ def sample_csv(files: dict[str, list[str]], root: str | None) -> PartSample:
 
 
 def header_of(path: str) -> list[str]:
-    """The names of the columns of a file: those of the separator that gives the first line as many cells, and most of
-    them."""
+    """The names of the columns of a file. Chooses the separator for which the first line has as many cells as the
+    header, and among these the one that gives most cells."""
     with open(path, "rb") as file:
         start = file.read(4)
     encoding = next((encoding for bom, encoding in BOMS.items() if start.startswith(bom)), "utf-8")
@@ -115,13 +116,13 @@ def header_of(path: str) -> list[str]:
 
 
 def columns_of(file: CsvFile) -> list[tuple[str, str]]:
-    """The names of a file's columns, without spaces around them, and as they stand; "" for what has no name."""
+    """For each column of a file its name without spaces around it, and the name as written. "" if it has no name."""
     header = [ROW_NAMES, *file.header] if "names" in file.options else file.header
     return [("" if name == ROW_NAMES else name.strip(), name) for name in header]
 
 
 def blocks_of(file: CsvFile) -> Iterator[pd.DataFrame]:
-    """The cells of a file as texts, some rows at a time."""
+    """The cells of a file as texts, in blocks of rows."""
     try:
         with pd.read_csv(file.path, dtype=str, chunksize=BLOCK, **file.options) as blocks:
             yield from blocks
@@ -130,7 +131,7 @@ def blocks_of(file: CsvFile) -> Iterator[pd.DataFrame]:
 
 
 def sample_frame(frame: pd.DataFrame, root: str | None) -> PartSample:
-    """Of a pandas `DataFrame`."""
+    """Samples a pandas `DataFrame`."""
     index = frame.index
     plain = isinstance(index, pd.RangeIndex) and index.name is None
     if not plain:
@@ -150,7 +151,7 @@ def sample_frame(frame: pd.DataFrame, root: str | None) -> PartSample:
 
 
 def sample_parts(parts: dict[str, Any], root: str | None) -> PartSample:
-    """Of parts as `datasets` has them, fields of structs as columns of their own."""
+    """Samples parts of `datasets`. Each field of a struct becomes a column."""
     part = main_part(parts)
     split = undecoded(parts[part])
     samples = {}
@@ -174,7 +175,7 @@ def sample_parts(parts: dict[str, Any], root: str | None) -> PartSample:
 def sample_of(
     name: str, values: list[Any], places: list[int], rows: int, distinct: Distinct, kind: Any, root: str | None
 ) -> ColumnSample:
-    """The sample of one column, without what is absent."""
+    """The sample of one column, without absent values."""
     present = [(value, place) for value, place in zip(values, places) if not is_nothing(value)]
     return ColumnSample(
         name,
@@ -195,12 +196,12 @@ def is_nothing(value: Any) -> bool:
 
 
 def spread(rows: int, most: int) -> list[int]:
-    """Numbers of rows, spread over all."""
+    """Row numbers, spread evenly over all rows."""
     return np.unique(np.linspace(0, rows - 1, min(most, rows)).astype(int)).tolist() if rows else []
 
 
 def undecoded(split: Dataset) -> Dataset:
-    """A part whose files are not decoded."""
+    """A part whose files stay undecoded."""
     for column, kind in split.features.items():
         if isinstance(kind, (Image, Audio, Video)):
             split = split.cast_column(column, type(kind)(decode=False))
@@ -210,7 +211,7 @@ def undecoded(split: Dataset) -> Dataset:
 
 
 def fields_of(name: str, kind: Any) -> dict[str, Any]:
-    """A column, or the fields of its structs by their dotted names, with their types."""
+    """The type of a column, or the types of the fields of its structs, by dotted name."""
     if isinstance(kind, dict) and not set(kind) <= {"bytes", "path"}:
         inner: dict[str, Any] = {}
         for key, value in kind.items():
@@ -220,7 +221,7 @@ def fields_of(name: str, kind: Any) -> dict[str, Any]:
 
 
 def all_fields(split: Any) -> dict[str, Any]:
-    """All columns of a part, see `fields_of`."""
+    """All columns of a part with their types, see `fields_of`."""
     fields: dict[str, Any] = {}
     for name, kind in split.features.items():
         fields |= fields_of(name, kind)
@@ -228,25 +229,25 @@ def all_fields(split: Any) -> dict[str, Any]:
 
 
 def is_file_type(kind: Any) -> bool:
-    """Whether values of this type are files, or lists of those."""
+    """Whether values of this type are files, or lists of files."""
     inner = kind.feature if isinstance(kind, List) else kind
     return isinstance(inner, (Image, Audio, Video, dict)) or "binary" in str(getattr(inner, "dtype", ""))
 
 
 def is_plain(kind: Any) -> bool:
-    """Whether values of this type can be compared."""
+    """Whether values of this type can be compared with each other."""
     return not is_file_type(kind) and (isinstance(kind, Value) or hasattr(kind, "names"))
 
 
 def dig(value: Any, path: list[str]) -> Any:
-    """A field of a struct."""
+    """One field of a struct; `path` has the names of the fields, from the outermost."""
     for key in path:
         value = None if value is None else value[key]
     return value
 
 
 def count_distinct(split: Dataset, top: str, path: list[str]) -> Distinct:
-    """How many values of a column, or of a field of its structs, are distinct."""
+    """Counts the distinct values of a column, or of a field of its structs."""
     distinct = Distinct()
     for table in split.select_columns([top]).with_format("arrow").iter(batch_size=10_000):
         values = table[top]

@@ -1,4 +1,4 @@
-"""Types of columns: what one is for, one for all parts of a data set, and the values that a column holds."""
+"""Types of columns: what a type is for, one common type for all parts of a data set, and the values of a column."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -10,25 +10,25 @@ from .files_read import Unreadable
 
 
 STRINGS = ("string", "large_string", "string_view")
-# Whole numbers are classes where so few of them are distinct, and each comes twice on average.
+# Whole numbers are classes if at most so many are distinct, and each of them comes twice on average.
 MAX_NUMBER_CLASSES = 100
 
 
 def kind_of(dtype: str) -> str:
-    """What a type of values is for: "string", "int", "float", or itself."""
+    """The general kind of a type: "string", "int", "float", or the type itself."""
     if dtype in STRINGS:
         return "string"
     return next((kind for kind in ("int", "float") if dtype.removeprefix("u").startswith(kind)), dtype)
 
 
 def is_null(feature: Any) -> bool:
-    """Whether nothing is known of a column but that it is empty."""
+    """Whether a column has only empty values, so that its type is unknown."""
     return isinstance(feature, Value) and feature.dtype == "null"
 
 
 def common_type(one: Any, other: Any) -> Any:
-    """The type that holds what two hold; None where there is none. Numbers beside strings become strings. Classes stay
-    as they are, with whatever: they are read by their names."""
+    """A type that can hold the values of both types; None if there is none. Numbers and strings together become
+    strings. Classes stay classes next to any other type, because they are read by their names."""
     if one == other or is_null(other):
         return one
     if is_null(one):
@@ -49,13 +49,16 @@ def common_type(one: Any, other: Any) -> Any:
 def of_one_type(
     splits: dict[str, Any], wanted: list[tuple[str, str]], dataset: Any, places: Mapping[str, list[str]]
 ) -> dict[str, Any]:
-    """The parts, with one type for each column in use.
+    """The parts, with one common type for each column in use.
 
     Args:
-        dataset: its name in messages, and `places` the files of each part, where it has some.
+        splits: the parts by name.
+        wanted: pairs of the part that a column plays in a row and its name, see `Columns.named`.
+        dataset: the name of the data set, for messages.
+        places: the files of each part, for messages. May be empty.
 
     Raises:
-        ValueError: two types that do not go together, naming both, their parts and the column.
+        ValueError: two types do not fit together. The message names both, their parts and the column.
     """
     splits = dict(splits)
     for _, column in wanted:
@@ -70,11 +73,11 @@ def of_one_type(
                 one, other = (places.get(part, [repr(part)]) for part in (first, name))
                 raise Unreadable(
                     f"Column {column!r} of {dataset} holds {common} in {', '.join(one)} and {feature} in "
-                    f"{', '.join(other)}: it needs one type in all."
+                    f"{', '.join(other)}: give it the same type in all parts."
                 )
             common = joint
         if isinstance(common.feature if isinstance(common, List) else common, ClassLabel):
-            continue  # a cast would keep the numbers and change the names
+            continue  # a cast would keep the numbers but change the names
         for name, feature in features.items():
             if feature != common:
                 splits[name] = splits[name].cast_column(column, common)
@@ -82,7 +85,7 @@ def of_one_type(
 
 
 def count_values(split: Dataset | IterableDataset, column: str) -> Counter:
-    """How often each value comes; those of lists one by one, None and NaN not at all."""
+    """How often each value occurs. Lists count value by value. None and NaN are not counted."""
     counts: Counter = Counter()
     for batch in split.select_columns([column]).iter(batch_size=1000):
         for value in batch[column]:
@@ -91,5 +94,5 @@ def count_values(split: Dataset | IterableDataset, column: str) -> Counter:
 
 
 def are_few(distinct: int, total: int) -> bool:
-    """Whether values are so few that they are classes: at most 100 are distinct, and each comes twice on average."""
+    """Whether there are few enough values for classes: at most 100 are distinct, and each comes twice on average."""
     return distinct <= min(MAX_NUMBER_CLASSES, total / 2)

@@ -1,10 +1,11 @@
-"""What items hold, as a digest: by it their features are found again, wherever their files lie and whatever they are
-called.
+"""A digest of the content of each item. The digest finds the features of an item again, even if its file was moved or
+renamed.
 
-A file is read once for its digest. The next time its path, size, inode and times are enough, which `files.sqlite` of
-the cache remembers. That goes wrong where all of them stay as they were though the content changed: on file systems
-that keep no time of change of the inode, or where somebody set the clock back and wrote within the same tick. So small
-files are read each time, and those that were written in the last seconds are not remembered.
+A file is read once to compute its digest. The next time, its path, size, inode and times are compared with those in
+`files.sqlite` of the cache. This fails only if all of them are the same although the content changed. That can happen
+on file systems that do not record when the inode changed, or if somebody set the clock back and wrote within the same
+tick. For this reason small files are read each time, and files that were written in the last seconds are not
+remembered.
 """
 
 import hashlib
@@ -21,24 +22,24 @@ from typing import Any
 from .files_read import marks_of
 
 
-SMALL = 64 * 1024  # bytes of a file that is read each time
-JUST_NOW = 2 * 10**9  # nanoseconds: no file system counts its ticks in more
+SMALL = 64 * 1024  # bytes; a file of at most this size is read each time
+JUST_NOW = 2 * 10**9  # nanoseconds; no file system has clock ticks that are longer
 CHUNK = 2**20
-AT_ONCE = 500  # paths a query, below the number of parameters that any SQLite takes
+AT_ONCE = 500  # paths per query, below the limit on parameters of any SQLite
 
 
 class File(str):
-    """The path of a file whose content is meant."""
+    """The path of a file. It stands for the content of the file."""
 
 
 class FileDigests:
-    """The digests of files, some of them known from before.
+    """The digests of files. Some of them are known from an earlier run.
 
     Args:
-        memo: the file that remembers them; None: all are read.
+        memo: the file that remembers digests; None: every file is read.
 
     Attributes:
-        read: how many files were read.
+        read: the number of files that were read.
     """
 
     def __init__(self, memo: Path | None = None):
@@ -46,8 +47,8 @@ class FileDigests:
         self.read = 0
 
     def of(self, paths: Iterable[str]) -> dict[str, str]:
-        """The digest of each file. One that cannot be read has one that no other file ever has: whoever wants its
-        content finds out why."""
+        """The digest of each file. A file that cannot be read gets a random digest, which no other file has. The code
+        that needs its content will report the error."""
         marks = {path: marks_of(path) for path in dict.fromkeys(paths)}
         large = {key_of(path): path for path, (size, *_) in marks.items() if size > SMALL}
         known = {
@@ -68,7 +69,7 @@ class FileDigests:
         return known | digests
 
     def _remembered(self, keys: list[bytes]) -> list[tuple[bytes, str, str]]:
-        """Path, digest and marks of those files that are known; of none where the memo cannot be read."""
+        """Path, digest and marks of the files that are known. Empty if the memo cannot be read."""
         rows: list[tuple[bytes, str, str]] = []
         if self.memo is None or not self.memo.exists():
             return rows
@@ -82,35 +83,35 @@ class FileDigests:
         return rows
 
     def _remember(self, rows: list[tuple[bytes, str, str]]):
-        """Writes these down; where that cannot be done, the files are read again the next time."""
+        """Writes these rows into the memo. If that fails, the files are read again the next time."""
         if self.memo is None or not rows:
             return
         try:
             self.memo.parent.mkdir(parents=True, exist_ok=True)
             with closing(open_memo(self.memo)) as memo, memo:
                 memo.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", rows)
-        except sqlite3.OperationalError:  # in use, or the disk is full
+        except sqlite3.OperationalError:  # the memo is in use, or the disk is full
             pass
-        except sqlite3.DatabaseError:  # it is damaged
+        except sqlite3.DatabaseError:  # the memo is damaged
             self.memo.unlink(missing_ok=True)
         except OSError:
             pass
 
 
 def open_memo(file: Path) -> sqlite3.Connection:
-    """The table of what files held."""
+    """Opens the memo, a table with the digests of files."""
     memo = sqlite3.connect(file, timeout=10)
     memo.execute("CREATE TABLE IF NOT EXISTS files (path BLOB PRIMARY KEY, digest TEXT, marks TEXT)")
     return memo
 
 
 def key_of(path: str) -> bytes:
-    """A path as the memo has it."""
+    """The key of a path in the memo."""
     return os.fsencode(os.path.abspath(path))
 
 
 def digest_of_file(path: str) -> str:
-    """The hash of what a file holds."""
+    """The hash of the content of a file."""
     digest = hashlib.sha256()
     try:
         with open(path, "rb", buffering=0) as file:
@@ -125,8 +126,8 @@ def digests_of(items: Mapping[Any, tuple[str, ...]], files: FileDigests) -> dict
     """A digest of each item, 32 hexadecimal digits.
 
     Args:
-        items: by key the parts that make each of them what it is: texts, and a `File` in the place of its content.
-        files: reads those.
+        items: by key the parts that identify an item. A part is a text, or a `File`, which stands for its content.
+        files: computes the digests of these files.
     """
     known = files.of(part for parts in items.values() for part in parts if isinstance(part, File))
     digests = {}

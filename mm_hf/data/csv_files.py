@@ -1,7 +1,7 @@
-"""What CSV files hold: how they are written, and one type for each column that is used, over all files.
+"""Reads CSV files: finds out how they are written, and one type for each column in use, over all files.
 
-pandas guesses types by blocks of a file. "00501" becomes 501, a text of digits a number, and files whose blocks differ
-cannot be read. Here every cell of the columns in use is looked at before the types are chosen.
+pandas guesses types block by block. It turns "00501" into 501 and a text of digits into a number, and it cannot read
+files with blocks of different types. Here every cell of the columns in use is looked at before the types are chosen.
 """
 
 import codecs
@@ -24,20 +24,20 @@ from .files_read import Unreadable
 from .modalities import reader_of_part
 
 
-# An empty cell is absent; a cell that says "None" or "NA" is a text, and may well be the name of a class.
+# An empty cell is absent. A cell with "None" or "NA" is a text, because that may be the name of a class.
 CELLS = {"keep_default_na": False, "na_values": ["", "NaN", "nan"]}
 SEPARATORS = {".csv": ",;\t|", ".tsv": "\t"}  # the first is the usual one
-UNNAMED = "Unnamed: {}"  # as pandas calls a column without a name, by its place
-ROW_NAMES = "(names of rows)"  # a column without a name of its own
-BLOCK = 50_000  # rows that are looked at together
+UNNAMED = "Unnamed: {}"  # the name that pandas gives to a column without a name, with its position
+ROW_NAMES = "(names of rows)"  # our name for the column of row names that has no name in the header
+BLOCK = 50_000  # rows to look at together
 BOMS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
-EXACT = 2**53  # beyond, a float does not tell whole numbers apart
-AS_TEXT = "as_text"  # the part of columns whose cells are texts whatever they look like, whoever reads them
-LABELS = ("label", "weight")  # parts of a row that may be numbers to be trained on, see `Columns.named`
-# Those whose values are names where digits are written in two ways.
+EXACT = 2**53  # above it, two whole numbers can be the same float
+AS_TEXT = "as_text"  # the part of columns with cells that are always read as texts
+LABELS = ("label", "weight")  # parts of a row that may be numbers for training, see `Columns.named`
+# Parts whose values are names, so that "1" and "1.0" are two different values.
 NAMES = ("label", "kind", "image_id", "group")
-MANY = 1000  # cells that differ, in one block
-# Where cells are parted by semicolons, decimals are most often written with commas, and dots part thousands.
+MANY = 1000  # distinct cells in one block; above it the fast path is used
+# In files with semicolons as separators, decimals mostly have a comma, and a dot separates thousands.
 DOTTED = r"^[+-]?[1-9]\d{0,2}\.\d{3}$"
 EASY = (r"^-?[1-9]\d{0,14}$", r"^-?(0|[1-9]\d{0,14})\.\d{0,14}[1-9]$")  # whole numbers, and others
 
@@ -47,10 +47,10 @@ class CsvFile:
     """How one file is written.
 
     Args:
-        path: of it.
-        header: its names of columns.
-        options: what the reader takes, for pandas and for datasets alike.
-        called: by the name that is asked for the name in the header, where that has spaces around it.
+        path: the path of the file.
+        header: its column names.
+        options: options of the CSV reader, for pandas and datasets alike.
+        called: the name in the header, by the name that was requested. They differ if the header has spaces around it.
     """
 
     path: str
@@ -61,18 +61,20 @@ class CsvFile:
 
 @dataclass
 class Cells:
-    """What was seen in one column, of one file or of several.
+    """What was seen in one column of one or several files.
 
     Args:
-        numbers, words, truths, gaps: how many cells are numbers, are none, say true or false, are empty.
+        numbers, words, truths, gaps: how many cells are numbers, other texts, true or false, empty.
         fractions: some number is not whole, or is written as a float ("1.0", "1e3").
         uneven: some number is not whole.
-        codes: some are digits with leading zeros.
-        large: some whole number is beyond what a float holds; `huge`: beyond 64 bits.
-        spellings: of whole numbers the ways in which they are written in one file, up to `MAX_NUMBER_CLASSES` numbers.
+        codes: some cells are digits with leading zeros.
+        large: some whole number is too large for an exact float.
+        huge: some whole number does not fit into 64 bits.
+        spellings: how whole numbers are written in one file, for up to `MAX_NUMBER_CLASSES` numbers.
         two_ways: one number is written in two ways in one file.
-        plain, dotted, decimals: some number has no dot; one that may be of thousands, as "1.160"; some other has a dot
-            or an exponent.
+        plain: some number has no dot.
+        dotted: a number such as "1.160", in which the dot may separate thousands; "" if there is none.
+        decimals: some other number has a dot or an exponent.
     """
 
     numbers: int = 0
@@ -108,7 +110,7 @@ class Cells:
                 self.add_number(text, number)
 
     def add_plain(self, counts: pd.Series) -> pd.Series:
-        """Takes in what can be nothing but a number, for speed, and gives the rest."""
+        """Counts the cells that are certainly numbers, for speed, and gives the other cells."""
         cells = pa.array(counts.index, pa.string())
         whole, uneven = (pc.match_substring_regex(cells, pattern).to_numpy(zero_copy_only=False) for pattern in EASY)
         for text in counts.index[whole][: MAX_NUMBER_CLASSES + 1]:
@@ -123,7 +125,7 @@ class Cells:
         return counts[~(whole | uneven)]
 
     def add_number(self, text: str, number: float):
-        """Looks at a number as it is written."""
+        """Takes in one number, as it is written."""
         digits = DIGITS.fullmatch(text) is not None
         self.fractions |= not digits
         if re.match(DOTTED, text):
@@ -141,7 +143,7 @@ class Cells:
             self.two_ways |= self.spellings.setdefault(exact, text) != text
 
     def join(self, other: "Cells"):
-        """Takes in what was seen in another file."""
+        """Adds what was seen in another file."""
         for name in ("numbers", "words", "truths", "gaps"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name in ("fractions", "uneven", "codes", "large", "huge", "two_ways", "plain", "dotted", "decimals"):
@@ -149,7 +151,7 @@ class Cells:
         self.spellings |= other.spellings
 
     def dtype(self, part: str) -> str:
-        """The type of the column, by the part that it plays in a row; see `read_csv`."""
+        """The type of the column. It depends on the part that the column plays in a row, see `read_csv`."""
         seen = self.numbers + self.words + self.truths
         if self.words or (self.truths and self.truths < seen):
             return "string"
@@ -162,7 +164,7 @@ class Cells:
         if part in NAMES and not self.uneven:
             few = are_few(len(self.spellings), self.numbers)
             inexact = self.huge or (self.large and (self.gaps or self.fractions))
-            if (self.two_ways and few) or (inexact and (few or part != "label")):  # many labels are no classes
+            if (self.two_ways and few) or (inexact and (few or part != "label")):  # many labels are not classes
                 return "string"
         return "float64" if self.fractions or self.gaps or self.huge else "int64"
 
@@ -175,34 +177,35 @@ def read_csv(
     cache: str | None = None,
     decimal: str | None = None,
 ) -> tuple[dict[str, Dataset | IterableDataset], dict[str, list[str]]]:
-    """Reads the columns that are used, with one type for each over all files.
+    """Reads the columns in use, with one type for each column over all files.
 
     | the cells are | the type |
     |---|---|
     | of a text, or paths | string, as they are written |
     | true and false | bool |
     | digits, some with leading zeros ("00501") | string |
-    | whole numbers, some of a few written in two ways in one file ("1.0" and "1"), of labels and ids | string |
-    | whole numbers, of ids and of a few labels, that no number of 64 bits holds | string |
+    | few whole numbers, as labels or ids, and one is written in two ways in one file ("1.0" and "1") | string |
+    | whole numbers, as ids or as few labels, and some do not fit into 64 bits | string |
     | whole numbers | int64; float64 where cells are empty |
     | other numbers | float64 |
     | anything else | string |
 
     Args:
+        parts: the files of each part of the data.
         wanted: the columns in use, as pairs of their part in a row and their name, see `Columns.named`. A part of the
-            data may lack some of them, unless all its files do not.
-        streaming: read while training; the cells are looked at beforehand all the same.
-        as_text: columns whose cells are texts, whatever their part in a row.
-        cache: where datasets keeps what it read, see `cache_folder`.
-        decimal: "," or ".", what begins the decimals where no value of a column tells: with a comma "1.160" is read as
-            a text, of which others know the mark.
+            data may lack a column if all its files lack it.
+        streaming: read rows during training. The cells are still looked at before.
+        as_text: columns with cells that are always texts.
+        cache: the folder where datasets keeps what it read, see `cache_folder`.
+        decimal: "," or ".", the mark before the decimals, for columns in which no value shows it. With a comma,
+            "1.160" is read as a text; a later step knows the mark and reads the number.
 
     Returns:
-        the parts of the data, and of each the names of all columns of its files.
+        the parts of the data, and for each part the names of all columns of its files.
 
     Raises:
-        Unreadable: naming the file: it is no UTF-8, has no row, has a column twice, or lines that are longer than its
-            header, or its files differ in their columns.
+        Unreadable: the message names the file. It is not UTF-8, has no rows, has a column twice, or has lines that are
+            longer than its header; or the files of a part have different columns.
     """
     names = list(dict.fromkeys(column for _, column in wanted))
     roles = {column: part for part, column in reversed(wanted)} | dict.fromkeys(as_text, AS_TEXT)
@@ -212,7 +215,7 @@ def read_csv(
         present[part] = [name for name in names if any(name in file.called for file in of_part)]
         for file in of_part:
             if lacking := [name for name in present[part] if name not in file.called]:
-                raise Unreadable(f"{file.path} has no column {lacking[0]!r}, which other files of its part have.")
+                raise Unreadable(f"{file.path} has no column {lacking[0]!r}, but other files of its part have it.")
     cells = {name: Cells() for name in names if cells_of(roles[name]) != "texts"}
     for of_part in files.values():
         rows = 0
@@ -237,8 +240,8 @@ def read_csv(
 
 
 def check_dots(cells: dict[str, Cells], files: dict[str, list[CsvFile]]):
-    """Refuses numbers of which nobody can know whether a dot parts thousands or begins the decimals: in a file with
-    semicolons, a column of numbers such as "1.160" beside whole numbers, and no other decimals."""
+    """Refuses ambiguous numbers. In a file with semicolons as separators, "1.160" may mean 1160 or 1.16, if the column
+    also has whole numbers, and no other decimals."""
     parted = next((file.path for of_part in files.values() for file in of_part if file.options["sep"] == ";"), None)
     refused: list[ValueError] = []
     for name, seen in cells.items():
@@ -246,9 +249,9 @@ def check_dots(cells: dict[str, Cells], files: dict[str, list[CsvFile]]):
             whole = seen.dotted.replace(".", "")
             refused.append(
                 Unreadable(
-                    f"Column {name!r} of {parted}, whose cells are parted by semicolons, has {seen.dotted!r} beside "
-                    f"whole numbers: is it {whole}, or {float(seen.dotted):g}? Write {whole}, or all numbers of the "
-                    "column with three decimals, or say --decimal , or --decimal . (what begins the decimals)."
+                    f"Column {name!r} of {parted} has {seen.dotted!r} beside whole numbers, and semicolons separate "
+                    f"its cells: is it {whole}, or {float(seen.dotted):g}? Write {whole}, or write all numbers of the "
+                    "column with three decimals, or set the decimal mark: --decimal , or --decimal ."
                 )
             )
     if refused:
@@ -256,7 +259,7 @@ def check_dots(cells: dict[str, Cells], files: dict[str, list[CsvFile]]):
 
 
 def texts_in(paths: list[str], wanted: list[tuple[str, str]], as_text: Collection[str] = ()) -> list[str]:
-    """The columns of CSV files that `read_csv` reads as strings; arguments as there."""
+    """The columns of CSV files that `read_csv` reads as strings. The arguments are the same as there."""
     roles = {column: part for part, column in reversed(wanted)} | dict.fromkeys(as_text, AS_TEXT)
     files = [look_at(path, roles) for path in paths]
     cells = {name: Cells() for name in roles if any(name in file.called.values() for file in files)}
@@ -268,7 +271,7 @@ def texts_in(paths: list[str], wanted: list[tuple[str, str]], as_text: Collectio
 
 
 def cells_of(part: str) -> str:
-    """How the cells of a column are read, by the part that it plays; see `ModalityReader`."""
+    """How the cells of a column are read. It depends on the part that the column plays, see `ModalityReader`."""
     reader = reader_of_part(part)
     if reader is None:
         return "texts" if part == AS_TEXT else "numbers" if part in LABELS else "values"
@@ -278,14 +281,14 @@ def cells_of(part: str) -> str:
 def load_part(
     part: str, files: list[CsvFile], types: dict[str, str], streaming: bool, cache: str | None = None
 ) -> Dataset | IterableDataset:
-    """One part, from files that may be written in different ways."""
+    """Loads one part. Its files may be written in different ways."""
     loaded = []
     for _, alike in groupby(files, key=lambda file: (file.options, file.called)):
         group = list(alike)
         called, options = group[0].called, dict(group[0].options)
-        # Truth values with gaps: pandas has no type for them that datasets knows.
+        # pandas has no type for truth values with gaps that datasets can read.
         read = {name: "string" if dtype == "bool" else dtype for name, dtype in types.items()}
-        if types:  # else no column is asked for, and all are read
+        if types:  # without types no column was requested, and all are read
             options["features"] = Features({called[name]: Value(dtype) for name, dtype in read.items()})
             options["usecols"] = [called[name] for name in types]
         options |= {"data_files": {part: [file.path for file in group]}, "cache_dir": cache}
@@ -296,13 +299,16 @@ def load_part(
                 split = split.cast_column(name, Value("bool"))
         loaded.append(split)
     if len(loaded) > 1 and streaming:
-        raise Unreadable(f"The files of part {part!r} are written in different ways: {[file.path for file in files]}.")
+        raise Unreadable(
+            f"The files of part {part!r} are written in different ways, and streaming cannot read them together: "
+            f"{[file.path for file in files]}. Write them all in the same way, or switch streaming off."
+        )
     return loaded[0] if len(loaded) == 1 else concatenate_datasets(loaded)
 
 
 def look_at(path: str, names: Iterable[str]) -> CsvFile:
-    """How a file is written: its encoding, its header, and the separator with which the names of columns that are
-    asked for are there."""
+    """Finds out how a file is written: its encoding, its header, and the separator with which the header has the
+    requested columns."""
     with open(path, "rb") as file:
         start = file.read(4)
     encoding = next((encoding for bom, encoding in BOMS.items() if start.startswith(bom)), "utf-8")
@@ -310,29 +316,29 @@ def look_at(path: str, names: Iterable[str]) -> CsvFile:
     for separator in SEPARATORS[Path(path).suffix.lower()]:
         header, first = first_lines(path, encoding, separator)
         by_separator[separator] = header, first, names_in(header, names)
-    # The usual separator, unless another one finds more of the columns.
+    # Take the usual separator, unless another one finds more of the columns.
     separator = max(by_separator, key=lambda separator: len(by_separator[separator][2]))
     header, first, called = by_separator[separator]
     twice = sorted({name for name in header if name.strip() and header.count(name) > 1})
     if twice:
         raise Unreadable(
-            f"{path} has several columns named {twice[0]!r}: {header}. Nobody can know which is meant: rename them."
+            f"{path} has several columns named {twice[0]!r}: {header}. Rename them, so that each name is unique."
         )
     options: dict[str, Any] = {**CELLS, "sep": separator, "encoding": encoding}
     if any(name != written for name, written in called.items()) and all(name.startswith(" ") for name in header[1:]):
-        options["skipinitialspace"] = True  # "title, genre": what follows a comma and a space
+        options["skipinitialspace"] = True  # "title, genre" has a space after each comma
         header, first = first_lines(path, encoding, separator, skipinitialspace=True)
         called = names_in(header, names)
     if len(first) == len(header) + 1 and first[-1].strip():
-        # What R writes: the first column, of the names of rows, is not in the header.
+        # R writes such files: the first column has the names of the rows, and it is not in the header.
         options |= {"names": [ROW_NAMES, *header], "header": 0}
     elif len(first) > len(header) and not any(cell.strip() for cell in first[len(header) :]):
-        options["index_col"] = False  # lines that end with a separator
+        options["index_col"] = False  # the lines end with a separator
     return CsvFile(path, header, options, called)
 
 
 def first_lines(path: str, encoding: str, separator: str, **options: Any) -> tuple[list[str], list[str]]:
-    """The header of a file, and its first line of values; empty where there is none; `options` of `csv.reader`."""
+    """The header of a file and its first line of values, empty if there is none. `options` go to `csv.reader`."""
     limit = csv.field_size_limit(2**31 - 1)  # a text may be long
     try:
         with open(path, encoding=encoding, newline="") as file:
@@ -351,14 +357,14 @@ def first_lines(path: str, encoding: str, separator: str, **options: Any) -> tup
 def not_utf8(path: str, error: Exception) -> Unreadable:
     """The error for a file in another encoding."""
     return Unreadable(
-        f"{path} is no UTF-8 text ({error}). Spreadsheets write that as 'CSV UTF-8'; `iconv -f cp1252 -t utf-8` makes "
-        "it of what Windows wrote."
+        f"{path} is not UTF-8 text ({error}). In a spreadsheet, save it as 'CSV UTF-8'. Convert a file that Windows "
+        "wrote with `iconv -f cp1252 -t utf-8`."
     )
 
 
 def names_in(header: list[str], names: Iterable[str]) -> dict[str, str]:
-    """Of the names that are asked for those that stand in a header, each with how it stands there: as it is, or with
-    spaces around it. A column without a name has the one that pandas gives it, such as "Unnamed: 0"."""
+    """The requested names that are in a header, each with its form in the header: as it is, or with spaces around it.
+    A column without a name has the name that pandas gives it, such as "Unnamed: 0"."""
     stripped: dict[str, list[str]] = {}
     header = [name if name.strip() else UNNAMED.format(place) for place, name in enumerate(header)]
     for name in header:
@@ -373,19 +379,23 @@ def names_in(header: list[str], names: Iterable[str]) -> dict[str, str]:
 
 
 def look_into(file: CsvFile, cells: dict[str, Cells]) -> int:
-    """Looks at every line of a file, and says how many rows it has; `cells` are what was seen, by column whose type is
-    open, of this file too when this returns."""
+    """Reads every line of a file, and adds what it sees to `cells`. Returns the number of rows.
+
+    Args:
+        file: the file.
+        cells: what was seen, by column. Only columns without a fixed type are in it.
+    """
     of_file = {name: Cells() for name in file.called if name in cells}
     rows = 0
     try:
-        # All columns, and not the used ones alone: with those, pandas does not mind lines that are too long.
+        # Read all columns, not only those in use: with `usecols`, pandas accepts lines that are too long.
         with pd.read_csv(file.path, dtype=str, chunksize=BLOCK, **file.options) as blocks:
             for block in blocks:
                 rows += len(block)
                 if ROW_NAMES in block and block.iloc[:, -1].isna().any():
                     raise Unreadable(
-                        f"{file.path} has lines of other lengths: some have one value more than the header "
-                        f"{file.header}. A text with a separator in it stands in quotes."
+                        f"{file.path} has lines of different lengths: some have one value more than the header "
+                        f"{file.header}. Put a text that contains a separator in quotes."
                     )
                 for name, seen in of_file.items():
                     seen.add(block[file.called[name]])

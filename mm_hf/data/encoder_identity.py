@@ -1,4 +1,4 @@
-"""What decides the features of an encoder, beside its items and how they are prepared."""
+"""What the features of an encoder depend on, apart from its items and how these are prepared."""
 
 import importlib.metadata
 from typing import Any
@@ -10,7 +10,7 @@ from torch import nn
 from ..models.modeling_mm_fusion import MMFusionModel
 
 
-# Of a config: where it came from, and what the encoder does not do here.
+# Keys of a config that do not change features: where it came from, and what the encoder does not do here.
 NO_MATTER = {
     *("_name_or_path", "_commit_hash", "transformers_version", "architectures", "auto_map", "id2label", "label2id"),
     *("problem_type", "output_hidden_states", "output_attentions", "return_dict", "torch_dtype", "dtype"),
@@ -19,12 +19,12 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "pillow", "numpy", "torchvis
 
 
 def identity_of(model: MMFusionModel, modality: str) -> dict[str, Any]:
-    """All of an encoder that its features depend on, as JSON: its weights as they are now, its config, which of its
-    layers are read and how, the kind of device, and the versions of the libraries that compute them.
+    """Everything of an encoder that its features depend on, as JSON: its present weights, its config, which of its
+    layers are read and how, the kind of device, and the versions of the libraries that compute the features.
 
     Args:
-        model: holds it.
-        modality: its name.
+        model: the model with the encoder.
+        modality: the name of the encoder's modality.
     """
     encoder: Any = model.encoders[modality]
     layers = model.feature_layers[modality]
@@ -55,7 +55,7 @@ def weights_of(module: nn.Module) -> str:
 
 
 def version_of(library: str) -> str | None:
-    """Of a library that is installed."""
+    """The version of an installed library; None if it is not installed."""
     try:
         return importlib.metadata.version(library)
     except importlib.metadata.PackageNotFoundError:
@@ -63,7 +63,7 @@ def version_of(library: str) -> str | None:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it: the same whether a config was built or read."""
+    """A value as JSON has it. It is the same for a config that was built and one that was read."""
     if isinstance(value, dict):
         kept = {str(key): plain(one) for key, one in value.items() if str(key) not in NO_MATTER}
         return {key: one for key, one in kept.items() if one is not None}

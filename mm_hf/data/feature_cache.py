@@ -1,7 +1,7 @@
-"""Features of frozen encoders, computed once per distinct item and kept, in memory or on disk.
+"""Features of frozen encoders. Each distinct item is encoded once, and its features are kept in memory or on disk.
 
-Exactly what `MMFusionModel.encode` gives is kept, so training on it is training on the encoders, without running them
-again.
+The cache keeps exactly the output of `MMFusionModel.encode`. Training on the cache therefore gives the same result as
+running the encoders in each step.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -21,32 +21,34 @@ from .preparing import prepared
 from .stored_items import StoredItems
 
 
-# Of one item its levels, `(T, H)` each or a feature map, and whether items of its modality are padded.
+# The levels of one item, `(T, H)` each or a feature map, and whether items of its modality are padded.
 KeptStates = tuple[tuple[torch.Tensor, ...], bool]
 
 
 class CacheTooLargeError(ValueError):
-    """The features would not fit into memory."""
+    """The features do not fit into memory."""
 
 
 class FeatureCache:
     """Encoder states by modality and item.
 
     Args:
-        model: the base model, whose config says which encoders are frozen.
-        max_bytes: most that all features may take; None: half of the memory that is free now, shared out evenly.
-        processes: how many processes on this machine share the memory, each with a cache of its own.
-        on_error: `"raise"` stops at an item that cannot be read; `"skip"` remembers it, so that the collator takes
-            the rows that use it for bad.
-        dtype: that features are kept in, a floating one; they are given back in the encoder's. None: the encoder's.
-        workers: processes that read and prepare items; None: as many as are of use, see `prepared`.
-        at_once: items of a batch that go through an encoder of the library together, where they are not padded; None:
-            all. On the CPU the memory of many takes longer to get than all that is computed in it.
+        model: the base model. Its config says which encoders are frozen.
+        max_bytes: the largest size of all features together; None: half of the memory that is free now, shared evenly
+            between the processes.
+        processes: how many processes on this machine share the memory. Each has a separate cache.
+        on_error: `"raise"` stops at an item that cannot be read. `"skip"` remembers the item, so that the collator
+            treats rows with it as bad.
+        dtype: the floating dtype in which features are kept; None: the encoder's dtype. Features are always returned
+            in the encoder's dtype.
+        workers: processes that read and prepare items; None: as many as help, see `prepared`.
+        at_once: how many items of a batch go through an encoder of transformers together, if items are not padded;
+            None: all. With many items on the CPU, allocating memory takes longer than the computation.
 
     Attributes:
-        modalities: those that were filled.
-        items: by modality and key the levels of each item, and whether items of this modality are padded.
-        bad: by modality and key why an item could not be read.
+        modalities: the modalities that were filled.
+        items: by modality and key, the levels of each item and whether items of this modality are padded.
+        bad: by modality and key, the reason why an item could not be read.
 
     Example:
 
@@ -69,14 +71,14 @@ class FeatureCache:
     ):
         check_on_error(on_error)
         if dtype is not None and not dtype.is_floating_point:
-            raise ValueError(f"Features are kept as floating numbers, got dtype {dtype}.")
+            raise ValueError(f"Features are kept as floating numbers (float32, bfloat16, …), got dtype {dtype}.")
         self.model = model
         self.dtype, self.workers, self.processes, self.at_once = dtype, workers, processes, at_once
         self.max_bytes = free_memory() // 2 // processes if max_bytes is None else max_bytes
         self.on_error = on_error
         self.modalities: list[str] = []
         self.items: dict[str, Any] = {}  # a dict, or `StoredItems`
-        self.dtypes: dict[str, torch.dtype] = {}  # of what the encoders gave
+        self.dtypes: dict[str, torch.dtype] = {}  # of the encoders' outputs
         self.bad: dict[str, dict[str, str]] = {}
 
     @torch.no_grad()
@@ -90,23 +92,23 @@ class FeatureCache:
         fetch: Callable[[list[Any]], list[Any]] | None = None,
         stored: StoredItems | None = None,
     ):
-        """Encodes items that are not there yet, in the order in which they come.
+        """Encodes items that are not in the cache yet, in the order in which they come.
 
         Args:
             modality: its encoder must be frozen.
-            items: pairs of key and raw item, keys as the collator makes them.
-            prepare: turns raw items into the model's inputs; pickled where workers are.
+            items: pairs of key and raw item, with keys as the collator makes them.
+            prepare: turns raw items into the model's inputs. It is pickled if there are workers.
             batch_size: items that go through the encoder together.
-            progress: show a bar.
-            fetch: `items` are not raw but say where to find them: this gives the raw ones of a batch.
+            progress: show a progress bar.
+            fetch: gives the raw items of a batch. Needed if `items` only say where to find the raw items.
             stored: keeps the features of this modality on disk; None: they are kept in memory.
 
         Raises:
-            ValueError: the encoder trains, or adapters in it do, so its features would be out of date after a step.
-            CacheTooLargeError: judged after each batch by the items encoded so far, the first one above all. The
-                modality is dropped from the cache, so that a caller may go on without it.
-            StoreError: they cannot be kept on disk; likewise.
-            BadRowError: an item that cannot be read, unless these are skipped.
+            ValueError: the encoder, or adapters in it, are trained. Its features would be out of date after one step.
+            CacheTooLargeError: the features will not fit. The size is estimated after each batch from the items
+                encoded so far. The modality is dropped from the cache, so that the caller can go on without it.
+            StoreError: features cannot be written to disk. The modality is dropped as well.
+            BadRowError: an item cannot be read, and bad rows are not skipped.
         """
         self._check_frozen(modality)
         kept = self.items.setdefault(modality, {} if stored is None else stored)
@@ -132,7 +134,7 @@ class FeatureCache:
         try:
             for (batch, inputs), keys in zip(bar, batches):
                 left -= len(keys)
-                if not batch or (stored is not None and not stored.lacks(batch)):  # what was missing cannot be read
+                if not batch or (stored is not None and not stored.lacks(batch)):  # all missing items are unreadable
                     continue
                 inputs = {name: value.to(self.model.device) for name, value in inputs.items()}
                 states = self._encoded(modality, inputs, len(batch))
@@ -161,10 +163,10 @@ class FeatureCache:
             inputs_of.close()
 
     def _encoded(self, modality: str, inputs: dict[str, Any], items: int) -> EncoderStates:
-        """What the encoder gives for a batch: of all its items together, or of some at a time, which threads share
-        that compute alone each: so the numbers do not depend on how many there are."""
+        """The output of the encoder for a batch. All items go through it together, or several threads encode some
+        items each. Each thread computes alone, so the numbers do not depend on how many threads there are."""
         size, library = self.at_once, type(self.model.encoders[modality]).__module__.startswith("transformers.")
-        # Code from elsewhere may keep something in the module while it runs.
+        # An encoder from elsewhere may keep state in the module while it runs, so it is not run in threads.
         if size is None or modality_of(modality).has_lengths or not library or self.model.config.seeded_encoders:
             return self.model.encode(**inputs)[modality]
 
@@ -180,21 +182,21 @@ class FeatureCache:
         return EncoderStates(levels=tuple(map(torch.cat, zip(*parts))))
 
     def _check_frozen(self, modality: str):
-        """Refuses the features of an encoder that trains."""
+        """Raises if the encoder trains."""
         if modality not in self.model.config.frozen_encoders:
             raise ValueError(
-                f"The {modality} encoder trains: features can be kept of {self.model.config.frozen_encoders} "
-                "alone: see freeze_encoders."
+                f"The {modality} encoder trains, so its features cannot be cached. Frozen are "
+                f"{self.model.config.frozen_encoders}: freeze it (freeze_encoders), or switch its cache off."
             )
         encoder = self.model.encoders[modality]
         if holds_adapters(encoder) and any(parameter.requires_grad for parameter in encoder.parameters()):
             raise ValueError(
-                f"Adapters train in the {modality} encoder: kept features would be those of before they learn. "
-                "Take them into the weights first (merge_lora, or merge_and_unload of PEFT)."
+                f"Adapters train in the {modality} encoder, so cached features would be out of date after one step. "
+                "Merge them into the weights first (merge_lora, or merge_and_unload of PEFT)."
             )
 
     def _kept(self, modality: str, values: torch.Tensor) -> torch.Tensor:
-        """One level of an item as it is kept.
+        """One level of an item, in the dtype of the cache.
 
         Raises:
             ValueError: a number is too large for the dtype.
@@ -210,23 +212,23 @@ class FeatureCache:
         return rounded
 
     def size(self) -> int:
-        """Bytes that all features take in memory."""
+        """The size of all features in memory, in bytes."""
         held = [kept for kept in self.items.values() if not isinstance(kept, StoredItems)]
         return sum(count_bytes(levels) for kept in held for levels, _ in kept.values())
 
     def _check_size(self, modality: str, estimate: float):
-        """Gives the modality up where its features will not fit."""
+        """Drops the modality and raises if its features will not fit."""
         if estimate <= self.max_bytes:
             return
         self.drop(modality)
         raise CacheTooLargeError(
-            f"With the {modality} features the cache would take about {estimate / 1e9:.3g} GB, and its limit is "
-            f"{self.max_bytes / 1e9:.3g} GB: switch the feature cache off, or make the features smaller (image size, "
+            f"With the {modality} features the cache would take about {estimate / 1e9:.3g} GB, above its limit of "
+            f"{self.max_bytes / 1e9:.3g} GB: switch the feature cache off, make the features smaller (image size, "
             "text length, fewer feature layers), or raise the limit."
         )
 
     def drop(self, modality: str):
-        """Forgets the features of a modality, if there are any."""
+        """Removes the features of a modality, if there are any."""
         if modality in self.modalities:
             self.modalities.remove(modality)
         for store in (self.items, self.bad, self.dtypes):
@@ -248,7 +250,7 @@ class FeatureCache:
 
 
 def joined_states(kept: list[KeptStates], dtype: torch.dtype | None = None) -> EncoderStates:
-    """The states of some items, padded to the longest of them; in a dtype, or in the one that they have."""
+    """The states of some items, padded to the longest of them. `dtype` None: the dtype that they have."""
     lengths = torch.tensor([len(levels[0]) for levels, _ in kept], device=kept[0][0][0].device)
     padded, parts = kept[0][1], zip(*(levels for levels, _ in kept))
     if padded:
@@ -260,7 +262,7 @@ def joined_states(kept: list[KeptStates], dtype: torch.dtype | None = None) -> E
 
 
 def free_memory() -> int:
-    """Bytes of memory that this machine could give now."""
+    """The free memory of this machine in bytes."""
     import psutil
 
     return psutil.virtual_memory().available

@@ -1,10 +1,10 @@
-"""Features of frozen encoders on disk: encoded in one run, read in all that follow.
+"""Features of frozen encoders on disk. They are encoded in one run and read in all later runs.
 
-A set holds the features of one encoder with one way to prepare its items, in a folder whose name is a hash of both.
-Its files are safetensors of some 32 MB, which are mapped into memory and never changed. A file is called by its own
-checksum and appears whole, by `os.replace`: what was torn by a kill or a full disk is not called by what it holds, and
-is taken for not there. Two processes may fill a set at once: each publishes under a lock what the set does not have
-yet, so that an item has one value for all readers, for as long as the set is there.
+A set holds the features of one encoder for one way to prepare its items. The name of its folder is a hash of both. Its
+files are safetensors of about 32 MB. They are mapped into memory and never changed. The name of a file is its
+checksum, and the file appears as a whole, by `os.replace`. If a kill or a full disk damages a file, its content does
+not fit its name, and the file is ignored. Two processes may fill a set at the same time. Each process publishes, under
+a lock, only the items that the set lacks. So every reader sees the same value for an item, as long as the set exists.
 """
 
 import hashlib
@@ -29,12 +29,12 @@ from ..models.checksums import checksum_of_bytes
 
 try:
     import fcntl
-except ImportError:  # Windows: nothing is removed while it may be in use, and an item may lie in two files
+except ImportError:  # Windows has no file locks: nothing is removed there, and an item may be in two files
     fcntl = None  # type: ignore[assignment]
 
 
-FORMAT = 1  # of the files, and of what is encoded: another number makes other sets
-SHARD_BYTES = 32 * 2**20  # that are encoded between two files: what a kill loses at most
+FORMAT = 1  # the version of the files and of the encoding; another number makes other sets
+SHARD_BYTES = 32 * 2**20  # encoded bytes per file; a kill loses at most so many
 VARIABLE = "MM_HF_CACHE"
 ABOUT, LOCK, PUBLISHING, WRITING, ENDING = "about.json", ".lock", ".publishing", ".writing", ".safetensors"
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
@@ -45,7 +45,7 @@ class StoreError(ValueError):
 
 
 def default_folder() -> Path:
-    """Where features are kept unless told otherwise: `MM_HF_CACHE` of the environment, else a folder in `HF_HOME`."""
+    """The default folder for features: the environment variable `MM_HF_CACHE`, else a folder in `HF_HOME`."""
     return Path(os.environ.get(VARIABLE) or Path(HF_HOME) / "mm_hf")
 
 
@@ -53,8 +53,8 @@ class FeatureStore:
     """All sets of a folder.
 
     Args:
-        folder: of the cache; None: `default_folder()`.
-        limit: bytes that all sets may take; None: what fits on the disk.
+        folder: the folder of the cache; None: `default_folder()`.
+        limit: the largest size of all sets together in bytes; None: what fits on the disk.
     """
 
     def __init__(self, folder: str | os.PathLike | None = None, limit: int | None = None):
@@ -62,11 +62,11 @@ class FeatureStore:
         self.limit = limit
 
     def open(self, identity: Mapping[str, Any], title: str = "") -> "FeatureSet":
-        """The set of an encoder and its preparation, made where it is not there.
+        """Opens the set of an encoder and its preparation. Creates the set if it does not exist.
 
         Args:
-            identity: all that decides what the features are; JSON can write it.
-            title: what people call it.
+            identity: everything that the features depend on. It must be JSON.
+            title: the name of the set for people.
 
         Raises:
             StoreError: the folder cannot be written.
@@ -76,34 +76,36 @@ class FeatureStore:
         try:
             return FeatureSet(self.folder / name, {"title": title, **json.loads(written)})
         except OSError as error:
-            raise StoreError(f"{self.folder} cannot be used ({error}): --cache_dir names another folder.") from None
+            raise StoreError(
+                f"The cache folder {self.folder} cannot be used ({error}): choose another folder with --cache_dir."
+            ) from None
 
     def sets(self) -> list[tuple[Path, int, float, str]]:
-        """Of each set its folder, its bytes, when it was last opened and what it is called, the longest unused
-        first."""
+        """All sets, those unused for the longest time first. Each is its folder, its bytes, the time when it was last
+        opened, and its title."""
         sets = []
         for about in self.folder.glob(f"*/{ABOUT}"):
-            with suppress(OSError, ValueError):  # another process removes it, or somebody wrote into it
+            with suppress(OSError, ValueError):  # another process removes it now, or its file was changed by hand
                 title = str(json.loads(about.read_text(encoding="utf-8")).get("title", ""))
                 sets.append((about.parent, size_of(about.parent), about.stat().st_mtime, title))
         return sorted(sets, key=lambda one: one[2])
 
     def make_room(self, needed: int, keep: "FeatureSet"):
-        """Removes sets, the longest unused first, until so many more bytes are within the limit. Those that any
-        process uses stay.
+        """Removes sets, those unused for the longest time first, until `needed` more bytes are within the limit. A set
+        that any process uses is kept.
 
         Args:
             needed: bytes.
-            keep: the set that they are for.
+            keep: the set that needs the room.
 
         Raises:
-            StoreError: that set alone would be above the limit, or the disk is full.
+            StoreError: this set alone would be above the limit, or the disk is full.
         """
         of_this_set = size_of(keep.folder) + needed
         if self.limit is not None and of_this_set > self.limit:
             raise StoreError(
-                f"its features would take {of_this_set / 1e9:.3g} GB in {keep.folder}, and cache_limit is "
-                f"{self.limit / 1e9:.3g} GB: raise it, or remove what is there."
+                f"its features would take {of_this_set / 1e9:.3g} GB in {keep.folder}, above the cache_limit of "
+                f"{self.limit / 1e9:.3g} GB: raise cache_limit, or remove old features."
             )
         sets = [one for one in self.sets() if one[0] != keep.folder]
         total = of_this_set + sum(size for _, size, _, _ in sets)
@@ -115,10 +117,13 @@ class FeatureStore:
             if remove_set(folder):
                 total, free = total - size, free + size
         if needed > 0.9 * free:
-            raise StoreError(f"its features would take {needed / 1e9:.3g} GB, and {keep.folder} has {free / 1e9:.3g}.")
+            raise StoreError(
+                f"its features would take {needed / 1e9:.3g} GB, but the disk of {keep.folder} has only "
+                f"{free / 1e9:.3g} GB free: free some space, or choose another folder with --cache_dir."
+            )
 
     def clear(self) -> int:
-        """Removes all sets that no process uses; gives the bytes that are free now."""
+        """Removes all sets that no process uses. Returns how many bytes this freed."""
         return sum(size for folder, size, _, _ in self.sets() if remove_set(folder))
 
 
@@ -126,15 +131,15 @@ class FeatureSet:
     """The features of one encoder, by the digests of its items.
 
     Args:
-        folder: of the set; held until this object or the process is gone.
-        about: what it holds, for `about.json`.
+        folder: the folder of the set. It is locked until this object or the process ends.
+        about: a description of the content, for `about.json`.
     """
 
     def __init__(self, folder: Path, about: Mapping[str, Any]):
         self.folder = folder
         self.lock = hold(folder)
         self.index: dict[str, tuple[Shard, int]] = {}
-        self.shards: dict[str, Shard | None] = {}  # None: not what it is called
+        self.shards: dict[str, Shard | None] = {}  # None: the content does not fit the name
         self.checked: set[Shard] = set()
         self.pending: dict[str, tuple[tuple[torch.Tensor, ...], bool, torch.dtype]] = {}
         self.pending_bytes = 0
@@ -149,19 +154,19 @@ class FeatureSet:
             os.close(lock)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "lock": None}  # of a process that a loader of batches starts: this one holds it
+        return {**self.__dict__, "lock": None}  # for workers of a DataLoader; this process keeps the lock
 
     def __contains__(self, digest: str) -> bool:
         return digest in self.index
 
     def refresh(self):
-        """Takes in the files that came since."""
+        """Finds files that were added since the last call."""
         for path in sorted(self.folder.glob(f"*{ENDING}")):
             if path.name in self.shards:
                 continue
             try:
                 shard = Shard(path)
-            except (OSError, ValueError, KeyError, TypeError):  # torn, or not ours
+            except (OSError, ValueError, KeyError, TypeError):  # damaged, or not a file of ours
                 self.shards[path.name] = None
                 continue
             self.shards[path.name] = shard
@@ -169,8 +174,8 @@ class FeatureSet:
                 self.index.setdefault(digest, (shard, place))
 
     def check(self, digests: Iterable[str]):
-        """Reads once each file that holds some of these items, and takes those that are not what they were written as
-        for not there."""
+        """Reads each file that holds some of these items once. A file with a wrong checksum is removed, and its items
+        count as missing."""
         for shard in {self.index[digest][0] for digest in digests if digest in self.index} - self.checked:
             if shard.is_whole():
                 self.checked.add(shard)
@@ -181,13 +186,13 @@ class FeatureSet:
                 shard.path.unlink()
 
     def add(self, digest: str, levels: tuple[torch.Tensor, ...], padded: bool, dtype: torch.dtype):
-        """Takes the features of one item, and writes those that it has got once there are enough of them.
+        """Adds the features of one item. Once there are enough features, they are written to a file.
 
         Args:
-            digest: of the item.
-            levels: `(T, …)` each, without padding; of a modality that is never padded, its whole.
-            padded: whether items of this modality have lengths of their own.
-            dtype: in which they are given back.
+            digest: the digest of the item.
+            levels: `(T, …)` each, without padding. For a modality that is never padded, the whole tensor.
+            padded: whether items of this modality have different lengths.
+            dtype: the dtype in which features are returned.
         """
         alike = next(iter(self.pending.values()), None)
         if alike is not None and (alike[1:] != (padded, dtype) or shapes(alike[0], padded) != shapes(levels, padded)):
@@ -198,7 +203,7 @@ class FeatureSet:
             self.publish()
 
     def publish(self):
-        """Writes the features that it has got, but for those that another process has published meanwhile.
+        """Writes the collected features, except those that another process has published in the meantime.
 
         Raises:
             StoreError: they cannot be written.
@@ -213,29 +218,31 @@ class FeatureSet:
                 if new:
                     content = shard_of(new)
                     name = f"{checksum_of_bytes(content)}{ENDING}"
-                    self.shards.pop(name, None)  # a torn one of that name gives way
+                    self.shards.pop(name, None)  # replaces a damaged file of the same name
                     self._write(content, name)
                     self.refresh()
                     self.check(new)
         except OSError as error:
-            raise StoreError(f"features cannot be written to {self.folder} ({error}).") from None
+            raise StoreError(
+                f"features cannot be written to {self.folder} ({error}): choose another folder with --cache_dir."
+            ) from None
 
     def levels(self, digest: str) -> tuple[tuple[torch.Tensor, ...], bool, torch.dtype]:
-        """The features of an item as they lie on disk, see `add`. They are views of a file: copy them before `forget`.
+        """The features of an item, as stored, see `add`. They are views of a file: copy them before `forget`.
 
         Raises:
-            KeyError: there are none.
+            KeyError: the set does not have the item.
         """
         shard, place = self.index[digest]
         return shard.levels(place), shard.padded, shard.dtype
 
     def forget(self, digests: Iterable[str]):
-        """Gives back the memory of the pages that were read, so that they do not add up."""
+        """Releases the memory of the pages that were read, so that the memory in use does not grow."""
         for shard in {self.index[digest][0] for digest in digests}:
             shard.forget()
 
     def _write(self, content: bytes, name: str):
-        """A whole file, or none."""
+        """Writes a file as a whole or not at all."""
         beside = self.folder / f"{WRITING}{uuid.uuid4().hex}"
         try:
             with open(beside, "xb") as file:
@@ -249,7 +256,7 @@ class FeatureSet:
         if hasattr(os, "O_DIRECTORY"):
             descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
             try:
-                os.fsync(descriptor)  # or a power cut may undo the renaming
+                os.fsync(descriptor)  # else a power cut may undo the renaming
             finally:
                 os.close(descriptor)
 
@@ -258,12 +265,12 @@ class Shard:
     """One file of a set.
 
     Args:
-        path: a safetensors file with `level0`, `level1`… `(sum of T, …)`, and `ends` `(N,)`, of each item where it
+        path: a safetensors file with `level0`, `level1`… of shape `(sum of T, …)`, and `ends` `(N,)`, where each item
             ends.
 
     Raises:
-        ValueError, KeyError, TypeError: it is no such file, or not whole.
-        OSError: it cannot be opened.
+        ValueError, KeyError, TypeError: the file has another format, or is not complete.
+        OSError: the file cannot be opened.
     """
 
     def __init__(self, path: Path):
@@ -272,13 +279,13 @@ class Shard:
         with open(path, "rb") as file:
             size = int.from_bytes(file.read(8), "little")
             if size > os.fstat(file.fileno()).st_size:
-                raise ValueError(f"{path} is torn.")
+                raise ValueError(f"{path} is not complete.")
             header = json.loads(file.read(size))
             about = header.pop("__metadata__")
             ends = header.pop("ends")
             self.start = 8 + size
             if self.start + max(one["data_offsets"][1] for one in [ends, *header.values()]) != os.path.getsize(path):
-                raise ValueError(f"{path} is torn.")
+                raise ValueError(f"{path} is not complete.")
             file.seek(self.start + ends["data_offsets"][0])
             content = bytearray(file.read(8 * ends["shape"][0]))
         self.ends = [0, *torch.frombuffer(content, dtype=torch.int64).tolist()]
@@ -286,30 +293,30 @@ class Shard:
         self.padded, self.dtype = about["padded"] == "true", getattr(torch, about["dtype"])
         self.header = [header[f"level{number}"] for number in range(len(header))]
         if len(self.digests) != len(self.ends) - 1:
-            raise ValueError(f"{path} does not hold what it names.")
+            raise ValueError(f"{path} has {len(self.ends) - 1} items but {len(self.digests)} digests.")
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "memory": None}
 
     def mapped(self) -> mmap.mmap:
-        """The content. It stays what it is, whatever happens to the file's name."""
+        """The content of the file, mapped into memory. It stays valid even if the file is renamed or removed."""
         if self.memory is None:
             with open(self.path, "rb") as file:
-                # A copy that is never made: torch wants memory that may be written.
+                # torch needs writable memory. Nothing writes to it, so no copy is ever made.
                 self.memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         return self.memory
 
     def is_whole(self) -> bool:
-        """Whether the file holds what it is called by."""
+        """Whether the checksum of the file is its name."""
         try:
             return checksum_of_bytes(self.mapped()) == self.path.name.removesuffix(ENDING)
-        except (OSError, ValueError):  # it is gone, or empty
+        except (OSError, ValueError):  # the file is gone or empty
             return False
         finally:
             self.forget()
 
     def levels(self, place: int) -> tuple[torch.Tensor, ...]:
-        """The features of one item, views of the file."""
+        """The features of one item, as views of the file."""
         begin, end = self.ends[place], self.ends[place + 1]
         levels = []
         for level in self.header:
@@ -330,7 +337,7 @@ class Shard:
 
 
 def shard_of(items: Mapping[str, tuple[tuple[torch.Tensor, ...], bool, torch.dtype]]) -> bytes:
-    """The content of a file that holds the features of some items, see `FeatureSet.add`."""
+    """The content of a file with the features of some items, see `FeatureSet.add`."""
     levels, (padded, *_), (dtype, *_) = zip(*items.values())
     parts = [[values if padded else values[None] for values in level] for level in zip(*levels)]
     tensors = {f"level{number}": torch.cat(values).contiguous() for number, values in enumerate(parts)}
@@ -344,17 +351,17 @@ def shard_of(items: Mapping[str, tuple[tuple[torch.Tensor, ...], bool, torch.dty
 
 
 def shapes(levels: tuple[torch.Tensor, ...], padded: bool) -> list[tuple]:
-    """What the items of one file have in common."""
+    """The dtypes and shapes that all items of one file must share."""
     return [(level.dtype, *(level.shape[1:] if padded else level.shape)) for level in levels]
 
 
 def count_bytes(levels: tuple[torch.Tensor, ...]) -> int:
-    """Bytes of the features of one item."""
+    """The size of the features of one item, in bytes."""
     return sum(level.nelement() * level.element_size() for level in levels)
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of a folder's files."""
+    """The size of the files of a folder, in bytes."""
     total = 0
     for path in folder.glob("*"):
         with suppress(OSError):
@@ -363,8 +370,8 @@ def size_of(folder: Path) -> int:
 
 
 def hold(folder: Path) -> int | None:
-    """Makes a folder and holds it, so that nobody removes it, until the descriptor that is given back is closed. Who
-    is alone there removes what kills have left half written."""
+    """Creates a folder and locks it, so that nobody removes it until the returned descriptor is closed. If no other
+    process uses the folder, half-written files of killed processes are removed."""
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         if fcntl is None:
@@ -381,12 +388,12 @@ def hold(folder: Path) -> int | None:
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), os.stat(path)):
                 return descriptor
-        os.close(descriptor)  # it was removed between the two
+        os.close(descriptor)  # the folder was removed in between: try again
         time.sleep(0.01)
 
 
 def remove_set(folder: Path) -> bool:
-    """Removes a set that no process holds; gives whether it is gone."""
+    """Removes a set that no process uses. Returns whether it is gone."""
     if fcntl is None:
         return False
     try:
@@ -395,12 +402,12 @@ def remove_set(folder: Path) -> bool:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        names = sorted(folder.iterdir(), key=lambda path: path.name == LOCK)  # its lock last
+        names = sorted(folder.iterdir(), key=lambda path: path.name == LOCK)  # the lock comes last
         for path in names:
             path.unlink()
         folder.rmdir()
         return True
-    except OSError:  # it is in use
+    except OSError:  # the set is in use
         return False
     finally:
         os.close(descriptor)
@@ -408,7 +415,7 @@ def remove_set(folder: Path) -> bool:
 
 @contextmanager
 def locked(path: Path):
-    """One process at a time."""
+    """Lets one process at a time run the block."""
     with open(path, "ab") as file:
         if fcntl is not None:
             fcntl.flock(file, fcntl.LOCK_EX)

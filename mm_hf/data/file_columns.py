@@ -1,4 +1,4 @@
-"""Columns of pictures, sounds and videos, whatever form they have, as structs of bytes and path."""
+"""Columns of pictures, sounds and videos. Their values become structs of bytes and path, whatever form they have."""
 
 import os
 from functools import partial
@@ -11,20 +11,23 @@ from .item_files import is_url
 from .rows import resolve_path
 
 
-SOUND = {"bytes": Value("binary"), "path": Value("string")}  # what `datasets.Audio` holds, which needs torchcodec
+SOUND = {"bytes": Value("binary"), "path": Value("string")}  # as `datasets.Audio`, which would need torchcodec
 
 
 def with_files(
     split: Dataset | IterableDataset, column: str, root: str | None, what: str, target: Any
 ) -> Dataset | IterableDataset:
-    """The split with this column as structs of bytes and path, made from paths or bytes where it holds these.
+    """The split with this column as structs of bytes and path. Paths or bytes are converted.
 
     Args:
-        what: they are, in messages.
+        split: the rows.
+        column: the column of files.
+        root: the folder of the files, see `resolve_path`.
+        what: what the files are, for messages, such as "images".
         target: the feature, `Image(decode=False)` or `SOUND`.
 
     Raises:
-        ValueError: it holds something else, or paths of which none of the first 100 is a file.
+        ValueError: the column holds something else, or none of its first 100 paths is a file.
     """
     feature: Any = split.features[column]
     strings = isinstance(feature, Value) and feature.dtype in STRINGS
@@ -33,22 +36,22 @@ def with_files(
     kind = Image if isinstance(target, Image) else Audio
     if not (isinstance(feature, kind) or strings or binary or struct):
         raise ValueError(
-            f"Column {column!r} must hold {what} (datasets.{kind.__name__}, bytes or paths), it holds {feature}."
+            f"Column {column!r} must hold {what} (datasets.{kind.__name__}, bytes or paths), but it holds {feature}."
         )
     if strings:
         first = [row[column] for row in split.select_columns([column]).take(100)]
         paths = [path for path in first if path]
         if paths and all(map(is_url, paths)):
             raise ValueError(
-                f"Column {column!r} holds URLs (the first: {paths[0]!r:.200}), and training downloads nothing: "
-                f"`mm_hf fetch ROWS --column {column}` does, and writes the rows with a column {f'{column}_path'!r} "
-                "of their files."
+                f"Column {column!r} holds URLs (the first: {paths[0]!r:.200}), and training downloads nothing. "
+                f"Download them first with `mm_hf fetch ROWS --column {column}`: it writes the rows with a column "
+                f"{f'{column}_path'!r} of local files."
             )
         if paths and not any(is_file(path, root) for path in paths):
             raise ValueError(
                 f"Column {column!r} must hold {what} or paths to them, but none of its first {len(paths)} values is a "
                 f"file below {root or 'data_root'!r} (the first: {paths[0]!r}). Only files below that folder are "
-                "read: --data_root names the folder that all of them are below."
+                "read: set --data_root to the folder that contains all of them."
             )
         if isinstance(split, Dataset) and "" in split.unique(column):
             split = split.map(partial(drop_empty, column=column), features=split.features)
@@ -59,12 +62,12 @@ def with_files(
 
 
 def drop_empty(row: dict[str, Any], column: str) -> dict[str, Any]:
-    """The row with None for an empty path: datasets would take "" for a file."""
+    """The row with None instead of an empty path, because datasets takes "" for a file."""
     return {column: row[column] or None}
 
 
 def as_file(row: dict[str, Any], column: str) -> dict[str, Any]:
-    """The row with a path, bytes or part of a struct as the struct of both; None for what is empty."""
+    """The row with a path, bytes or a partial struct as a struct of both. None for an empty value."""
     value = row[column]
     if isinstance(value, (str, bytes)):
         value = {"path" if isinstance(value, str) else "bytes": value} if value else None
@@ -72,7 +75,7 @@ def as_file(row: dict[str, Any], column: str) -> dict[str, Any]:
 
 
 def is_file(path: str, root: str | None) -> bool:
-    """Whether the path is allowed and leads to a file."""
+    """Whether the path is allowed and is a file."""
     try:
         return os.path.isfile(resolve_path(path, root))
     except ValueError:

@@ -1,7 +1,7 @@
-"""Which files a data set is read from, and where datasets may keep what it read from them.
+"""The files of a data set, and the folder where datasets may cache what it read from them.
 
-`datasets.load_dataset` keeps what it read by the path of a file and its time of change. A file that was rewritten with
-its old time (by rsync, a restored backup, an unpacked archive) would come from that store as it was before.
+`datasets.load_dataset` finds its cache by the path of a file and its time of change. If a file was rewritten with its
+old time (by rsync, from a backup, from an archive), datasets would return the old content from the cache.
 """
 
 import glob
@@ -14,11 +14,12 @@ import xxhash
 
 
 class Unreadable(ValueError):
-    """A file that cannot be read, with a message that says it all."""
+    """A file cannot be read. The message is complete, so that callers do not add to it."""
 
 
 def files_of(dataset: str | os.PathLike) -> list[str]:
-    """All files of a data set: itself, those that a glob finds, or all below a folder; none of a Hub id."""
+    """All files of a data set: the file itself, the matches of a glob, or all files below a folder. None for a Hub
+    id."""
     if os.path.isfile(dataset):
         return [str(dataset)]
     if os.path.isdir(dataset):
@@ -27,8 +28,8 @@ def files_of(dataset: str | os.PathLike) -> list[str]:
 
 
 def marks_of(path: str | os.PathLike) -> tuple[int, int, int, int]:
-    """Size, times of change of content and of inode, and inode of a file: one of them differs when it was written
-    anew, even with the old size and time. -1 for what is not there."""
+    """Size, times of change of content and of inode, and inode of a file. At least one of them differs after the file
+    was written again, even with the old size and time. All are -1 for a missing file."""
     try:
         status = os.stat(path)
     except OSError:
@@ -37,8 +38,8 @@ def marks_of(path: str | os.PathLike) -> tuple[int, int, int, int]:
 
 
 def cache_folder(files: Iterable[str | os.PathLike]) -> str | None:
-    """The folder where datasets keeps what it reads from these files: another one after any of them was written anew.
-    None, its own choice, where there are none."""
+    """The folder where datasets caches what it reads from these files. It changes when any file is written again. None
+    (datasets' own choice) if there are no files."""
     digest = xxhash.xxh3_64()
     count = 0
     for path in sorted(map(os.path.abspath, files)):

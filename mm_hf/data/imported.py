@@ -1,8 +1,8 @@
-"""Files of Python from outside the package, which register modalities, tasks and fusions: `--import FILE`.
+"""Python files from outside the package, which register modalities, tasks and fusions: `--import FILE`.
 
-A file becomes a module below this one, named after the file. Processes that this one starts find it there by itself
-(`VARIABLE` tells them where it is), so that what it defines can be sent to them; they run it only where it is asked
-for.
+A file becomes a submodule of this module, with the name of the file. Processes started by this one find it there,
+because the environment variable `VARIABLE` has its path. So objects of its classes can be pickled. These processes run
+the file only when they need it.
 """
 
 import importlib
@@ -16,25 +16,26 @@ from pathlib import Path
 from ..models.checksums import checksum_of
 
 
-VARIABLE = "MM_HF_IMPORTED"  # the files of this process and of those that it starts
+VARIABLE = "MM_HF_IMPORTED"  # the imported files of this process and of its child processes
 
 
 def imported_files() -> list[str]:
-    """The files that were imported, in this process or in one above it."""
+    """The files that were imported in this process or in a parent process."""
     return [name for name in os.environ.get(VARIABLE, "").split(os.pathsep) if name]
 
 
-__path__ = list(dict.fromkeys(map(os.path.dirname, imported_files())))  # folders of the modules below this one
+__path__ = list(dict.fromkeys(map(os.path.dirname, imported_files())))  # the folders of the submodules
 
 
 def import_files(files: Iterable[str]):
-    """Runs files of Python once, in this order.
+    """Runs Python files once, in this order.
 
     Args:
-        files: as they are seen from the present folder.
+        files: paths, relative to the current folder or absolute.
 
     Raises:
-        ValueError: in one line: there is no such file, it is called like another one, or an error in it with its line.
+        ValueError: the file does not exist, its name is taken, or it has an error. The message is one line, with the
+            line number of the error.
     """
     for file in files:
         import_file(file)
@@ -45,13 +46,15 @@ def import_file(file: str):
     path = Path(os.path.realpath(file))
     name = f"{__name__}.{path.stem}"
     if path.suffix != ".py" or not path.stem.isidentifier():
-        raise ValueError(f"import: {file!r} is no file of Python, with a name such as my_fusion.py.")
+        raise ValueError(
+            f"import: {file!r} is not a Python file with a valid module name. Give it a name such as my_fusion.py."
+        )
     if not path.is_file():
-        raise ValueError(f"import: there is no file {file!r} here. Where it has moved, --import FILE names it anew.")
+        raise ValueError(f"import: there is no file {file!r} here. If it has moved, give its new path: --import FILE.")
     known = getattr(sys.modules.get(name), "__file__", None)
     if known is not None:
         if os.path.realpath(known) != str(path) and checksum_of(Path(known)) != checksum_of(path):
-            raise ValueError(f"import: {file!r} is called like {known!r}, which is another one: rename one of them.")
+            raise ValueError(f"import: {file!r} has the same name as {known!r}, a different file: rename one of them.")
         return
     if str(path.parent) not in __path__:
         __path__.append(str(path.parent))
@@ -59,7 +62,7 @@ def import_file(file: str):
     spec = PathFinder.find_spec(name, __path__)
     if spec is None or spec.origin is None or os.path.realpath(spec.origin) != str(path):
         taken = None if spec is None else spec.origin
-        raise ValueError(f"import: {file!r} is called like {taken!r}, which another file comes from: rename it.")
+        raise ValueError(f"import: the name of {file!r} is taken by another module, {taken!r}: rename the file.")
     try:
         importlib.import_module(name)
     except Exception as error:
@@ -68,7 +71,7 @@ def import_file(file: str):
 
 
 def line_of(error: Exception, path: Path) -> str:
-    """Where in a file an error came from, in words; nothing where nobody knows."""
+    """The line of a file where an error was raised, in words. Empty if the line is unknown."""
     if isinstance(error, SyntaxError) and error.filename == str(path):
         return f", line {error.lineno}"
     frames = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
@@ -76,6 +79,6 @@ def line_of(error: Exception, path: Path) -> str:
 
 
 def import_again(worker: int = 0):
-    """In a process that another one started: runs the files that this had imported, so that they are registered here
-    too. (`worker_init_fn` of a DataLoader.)"""
+    """In a child process: runs the files that its parent had imported, so that they are registered here too. It is the
+    `worker_init_fn` of a DataLoader."""
     import_files(imported_files())

@@ -1,4 +1,4 @@
-"""Labels as the loss takes them."""
+"""Labels in the form that the loss needs."""
 
 import math
 from decimal import Decimal
@@ -27,28 +27,29 @@ def label_tensor(
     problem_type: str | None = None,
     bad: list[BadRowError] | None = None,
 ) -> torch.Tensor:
-    """Labels as the loss takes them: -100 for a class that is missing, NaN for a number that is.
+    """Labels in the form that the loss needs. A missing class is -100, a missing number is NaN.
 
     Args:
         rows: as `Rows` gives them.
-        column: of the labels: names in `label2id`, classes (-1 is what datasets writes for a missing one), booleans,
-            numbers, or lists of any of these. None and NaN are missing.
-        problem_type: that of a `TaskHead`, which says what its labels are: numbers and several labels become floats;
-            None: as they are. Several labels with `label2id` take lists of names or classes, or one value in [0, 1] a
-            class (soft targets, as VQA v2 has them; Goyal et al. 2017).
-        bad: takes down bad labels, which then count as missing; None: they raise.
+        column: the column of the labels: names in `label2id`, classes (-1 is what datasets writes for a missing one),
+            booleans, numbers, or lists of any of these. None and NaN are missing.
+        label2id: the numbers of the classes by name; None: labels are numbers.
+        problem_type: the problem type of a `TaskHead`, which says what its labels are. Numbers and several labels
+            become floats; None: labels stay as they are. Several labels with `label2id` are lists of names or classes,
+            or one value in [0, 1] per class (soft targets, as in VQA v2; Goyal et al. 2017).
+        bad: collects bad labels, which then count as missing; None: a bad label raises.
 
     Returns:
         `(B,)` int64, or `(B,)` or `(B, C)` float32.
 
     Raises:
-        BadRowError: a label that is not in the list, or no label at all.
+        BadRowError: a label that is not in the list, or a value that is not a label.
     """
     kind = label_kind_of(problem_type)
     several, numbers = kind == SEVERAL, kind == NUMBERS
-    label2id = None if numbers else label2id  # the library names an output of numbers too
+    label2id = None if numbers else label2id  # transformers also names the output of a regression
     values: list[Any] = []
-    width: int | None = None  # of lists; 0 for numbers
+    width: int | None = None  # the length of the lists; 0 for single numbers
     for row in rows:
         value = row[column].tolist() if isinstance(row[column], (np.generic, np.ndarray)) else row[column]
         try:
@@ -61,7 +62,7 @@ def label_tensor(
                 value = read_classes(value, label2id) if several else read_class(value, label2id)
             length = len(value) if isinstance(value, list) else 0
             if width not in (None, length):
-                raise ValueError(f"label {value} has {length} numbers where others have {width} (0: it is no list).")
+                raise ValueError(f"label {value} has {length} numbers, but others have {width} (0: it is not a list).")
             width = length
             values.append(value)
         except ValueError as reason:
@@ -79,11 +80,11 @@ def label_tensor(
 
 
 def read_class(value: Any, label2id: dict[str, int]) -> int:
-    """The number of a class; -100 for the -1 that datasets writes where there is none."""
+    """The number of a class. -100 for -1, which datasets writes for a missing class."""
     if isinstance(value, str):
         if value not in label2id and (name := by_number(value, label2id)) is not None:
             logger.warning_once(
-                f"Label {value!r:.80} is taken for {name!r}: the model learned its classes as numbers, not as written."
+                f"Label {value!r:.80} is read as {name!r}, because the model learned its classes as numbers."
             )
             return label2id[name]
         if value not in label2id:
@@ -99,16 +100,16 @@ def read_class(value: Any, label2id: dict[str, int]) -> int:
 
 
 def read_classes(value: Any, label2id: dict[str, int]) -> list[float]:
-    """One value a class, from a list of names or classes, or from such values.
+    """One value per class, from a list of names or classes, or from a list of such values.
 
     Raises:
-        ValueError: no list, not one of the classes, or values that are not one a class and in [0, 1].
+        ValueError: not a list, not one of the classes, or values that are not one per class in [0, 1].
     """
     if not isinstance(value, list):
-        raise ValueError(f"label {value!r:.80} is no list; several labels are lists of names or classes.")
+        raise ValueError(f"label {value!r:.80} is not a list; several labels need a list of names or classes.")
     if value and all(isinstance(entry, (bool, float)) for entry in value):
         if len(value) != len(label2id) or not all(0 <= entry <= 1 for entry in value):
-            raise ValueError(f"label {value!r:.80} must be {len(label2id)} values in [0, 1], one a class.")
+            raise ValueError(f"label {value!r:.80} must have {len(label2id)} values in [0, 1], one per class.")
         return [float(entry) for entry in value]
     targets = [0.0] * len(label2id)
     for entry in value:
@@ -120,58 +121,60 @@ def read_classes(value: Any, label2id: dict[str, int]) -> list[float]:
 
 
 def read_numbers(value: Any, texts: bool = False) -> Any:
-    """A number, or a list of numbers in which None is NaN.
+    """A number, or a list of numbers. None in a list becomes NaN.
 
     Args:
-        texts: a text that spells a number is one, see `read_number`.
+        value: a number, or a list of numbers.
+        texts: accept a text that spells a number, see `read_number`.
 
     Raises:
-        ValueError: what is no number, or one that float32 cannot train on, see `LARGEST_IN_LOSS`.
+        ValueError: not a number, or a number that is too large to train on in float32, see `LARGEST_IN_LOSS`.
     """
     if isinstance(value, list):
         return [math.nan if entry is None else float(read_numbers(entry, texts)) for entry in value]
     if isinstance(value, str):
         number = read_number(value) if texts else None
         if number is None:
-            why = "is no number" if texts else "has no number: there is no list of labels"
+            why = "is not a number" if texts else "has no number: there is no list of labels"
             raise ValueError(f"label {value!r:.80} {why}.")
         value = number
     if not isinstance(value, (int, float, Decimal)):
-        raise ValueError(f"label {value!r:.80} is no number.")
+        raise ValueError(f"label {value!r:.80} is not a number.")
     if value != value:
         return math.nan
     if not is_finite(value):
-        raise ValueError(f"label {value!r:.80} is no finite number of at most {LARGEST_IN_LOSS:g} (in float32).")
+        raise ValueError(f"label {value!r:.80} must be a finite number of at most {LARGEST_IN_LOSS:g} (in float32).")
     return float(value) if isinstance(value, Decimal) else int(value) if isinstance(value, bool) else value
 
 
 def is_finite(value: Any) -> bool:
-    """Whether a number can be trained on, as a label or a weight; see `LARGEST_IN_LOSS`."""
+    """Whether a number can be used in training, as a label or a weight; see `LARGEST_IN_LOSS`."""
     return -LARGEST_IN_LOSS <= value <= LARGEST_IN_LOSS
 
 
 def weight_of(row: dict[str, Any], label: str, column: str) -> float:
-    """How much a row counts in the loss; 0 where it has neither label nor weight."""
+    """How much a row counts in the loss. 0 if it has neither a label nor a weight."""
     value = row[column]
     if is_absent(value) and is_absent(row[label]):
         return 0.0
     number: Any = read_number(value) if isinstance(value, str) else value
     real = isinstance(number, (Real, Decimal, np.bool_))
     if not real or not 0 <= number <= LARGEST_IN_LOSS:
-        reason = f"a weight is a number from 0 up, got {value!r:.80} (at most {LARGEST_IN_LOSS:g}, in float32)."
+        reason = f"a weight must be a number from 0 up, got {value!r:.80} (at most {LARGEST_IN_LOSS:g}, in float32)."
         raise BadRowError(row, column, reason)
     return float(number)
 
 
 def label_statistics(labels: Any) -> dict[str, list[float]]:
-    """What a regression's config needs to learn numbers of any unit: their mean and deviation in the training rows.
+    """Statistics that the config of a regression needs: mean and standard deviation of the labels in the training
+    rows. With them a model learns numbers in any unit.
 
     Args:
-        labels: `(N,)` or `(N, C)` numbers: a list, a column of `datasets` or pandas, an array or a tensor. None or NaN
-            is a missing one.
+        labels: `(N,)` or `(N, C)` numbers: a list, a column of `datasets` or pandas, an array or a tensor. None and
+            NaN are missing labels.
 
     Returns:
-        `label_mean` and `label_scale`, one number an output. Numbers that are all alike have the deviation 1.
+        `label_mean` and `label_scale`, one number per output. If all labels are equal, the scale is 1.
 
     Example:
 
@@ -186,6 +189,6 @@ def label_statistics(labels: Any) -> dict[str, list[float]]:
     known = [column[~column.isnan()] for column in columns]
     means = [column.mean().item() if len(column) else 0.0 for column in known]
     stds = [column.std(correction=0).item() if len(column) else 0.0 for column in known]
-    # Of numbers that are alike, what is not zero is rounding.
+    # If all labels are equal, a deviation that is not zero is only a rounding error.
     alike = [not len(column) or bool(column.min() == column.max()) for column in known]
     return {"label_mean": means, "label_scale": [1.0 if same else std for same, std in zip(alike, stds)]}

@@ -1,7 +1,7 @@
-"""What a linear model sees of rows: for each place of each modality the pooled output of its encoder, or what stands
-for that where an encoder has nothing to give before it has learned.
+"""The features of rows for a linear model. For each place of each modality: the pooled output of its encoder, or
+simpler features if the encoder has not learned anything yet.
 
-Each distinct item is looked at once. A place that a row has nothing in is zeros; an indicator says so.
+Each distinct item is processed once. If a row has no item in a place, its features are zeros, and an indicator is 1.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,12 +29,13 @@ class LinearItems:
 
     Args:
         modality: its name.
-        model: the base model, whose encoder may be asked.
+        model: the base model with the encoders.
         collator: finds, loads and prepares items.
         rows: the parts of the data.
-        places: of each item, by its key, where it is found first: part, row, column.
-        learned: of each item whether a training row has it, `(U,)` bool.
-        progress: show a bar.
+        places: the first place of each item, by its key: part, row, column.
+        learned: whether a training row has the item, `(U,)` bool.
+        progress: show a progress bar.
+        bad: by number of an item, the reason why it cannot be read.
     """
 
     modality: str
@@ -47,11 +48,11 @@ class LinearItems:
     bad: dict[int, str] = field(default_factory=dict)
 
     def batches(self) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
-        """The model's inputs of some items, and the numbers of these; items that cannot be read are left out, and
-        noted in `bad`, where bad rows are skipped.
+        """The model's inputs of some items, with the numbers of these items. Where bad rows are skipped, items that
+        cannot be read are left out and noted in `bad`.
 
         Raises:
-            BadRowError: one that cannot be read, where they are not.
+            BadRowError: an item cannot be read, and bad rows are not skipped.
         """
         places = list(self.places.values())
         skip = self.collator.on_error == "skip"
@@ -68,15 +69,15 @@ class LinearItems:
                 yield numbers, inputs
 
     def items(self) -> Iterator[tuple[int, Any]]:
-        """The items as they are loaded, such as texts, and the number of each."""
+        """The items as loaded, such as texts, with the number of each."""
         reader = reader_of(self.modality)
         for number, (part, row, column) in enumerate(self.places.values()):
             yield number, reader.load(self.rows[part][row], column, self.collator)
 
     @torch.no_grad()
     def states(self) -> Iterator[tuple[list[int], EncoderStates]]:
-        """What the encoder gives for some items, and the numbers of these: from the collator's cache, where that has
-        them."""
+        """The output of the encoder for some items, with the numbers of these items. It comes from the collator's
+        cache, if the cache has them."""
         if (cache := self.collator.cache_of(self.modality)) is not None:
             keys = [(number, key) for number, key in enumerate(self.places) if key in cache.items[self.modality]]
             for start in range(0, len(keys), TOGETHER):
@@ -88,7 +89,7 @@ class LinearItems:
             yield numbers, self.model.encode(**moved)[self.modality]
 
     def table(self, batches: Iterator[tuple[list[int], np.ndarray]]) -> np.ndarray:
-        """What was found of the items, in their order, `(U, F)` float32; zeros for what could not be read."""
+        """The features of all items, in their order, `(U, F)` float32. Zeros for items that could not be read."""
         rows: np.ndarray | None = None
         for numbers, values in batches:
             rows = np.zeros((len(self.places), values.shape[1]), dtype=np.float32) if rows is None else rows
@@ -103,8 +104,8 @@ class Block:
     Args:
         modality: its name.
         place: number of the place.
-        columns: where its features stand among all of them.
-        absent: the column that is 1 where the place is empty.
+        columns: the position of its features among all features.
+        absent: the column that is 1 if the place is empty.
     """
 
     modality: str
@@ -118,10 +119,10 @@ class LinearFeatures:
     """The features of rows.
 
     Args:
-        parts: of each part `(N, F)` float32.
-        blocks: what stands where in a row of them.
-        numbers: of each part the rows that they are of.
-        keys: of each part and modality the keys of each row's items, one a place; None for none.
+        parts: by part the features, `(N, F)` float32.
+        blocks: the position of each place in the features.
+        numbers: by part the row numbers of the features.
+        keys: by part and modality the keys of each row's items, one per place; None for no item.
     """
 
     parts: dict[str, np.ndarray]
@@ -131,12 +132,12 @@ class LinearFeatures:
 
     @property
     def width(self) -> int:
-        """How many there are in a row."""
+        """The number of features of a row."""
         return self.blocks[-1].absent + 1
 
     @property
     def groups(self) -> np.ndarray:
-        """Of each feature the number of its modality, `(F,)` int64."""
+        """The number of the modality of each feature, `(F,)` int64."""
         names = list(dict.fromkeys(block.modality for block in self.blocks))
         numbers = np.zeros(self.width, dtype=np.int64)
         for block in self.blocks:
@@ -144,7 +145,7 @@ class LinearFeatures:
         return numbers
 
     def by_modality(self, part: str) -> dict[str, np.ndarray]:
-        """Those of each modality alone."""
+        """The features of each modality alone."""
         by_name: dict[str, list[np.ndarray]] = {}
         for block in self.blocks:
             by_name.setdefault(block.modality, []).append(self.parts[part][:, block.columns])
@@ -158,18 +159,19 @@ def linear_features(
     rows: Mapping[str, list[int]],
     progress: bool = False,
 ) -> LinearFeatures:
-    """Looks at rows as a linear model does.
+    """Computes the features of rows for a linear model.
 
     Args:
-        model: the base model, in eval mode, whose encoders are asked.
-        collator: without augmentations; what it leaves out (`absent`) is left out here, and the features in its cache
-            are not made again.
-        splits: the parts, each a `Dataset`; what is learned (the words of texts) is learned from "train".
-        rows: of each part the numbers of its rows.
-        progress: show bars.
+        model: the base model in eval mode, with the encoders.
+        collator: without augmentation. A modality that it leaves out (`absent`) is left out here too. Features in its
+            cache are not computed again.
+        splits: the parts, each a `Dataset`. Features that have to be learned (the words of texts) are learned from
+            "train".
+        rows: by part the row numbers.
+        progress: show progress bars.
 
     Raises:
-        BadRowError: a row that cannot be read, where bad rows are not skipped.
+        BadRowError: a row cannot be read, and bad rows are not skipped.
     """
     sources = {part: Rows(splits[part], part) for part in rows}
     modalities = [name for name, columns in collator.parts.items() if columns]
@@ -191,7 +193,7 @@ def linear_features(
     for name in modalities:
         items = items_of(name, model, collator, sources, rows, keys, progress)
         features = reader_of(name).linear_features(items) if items.places else np.zeros((0, 0), dtype=np.float32)
-        features = np.concatenate([features, np.zeros((1, features.shape[1]), dtype=np.float32)])  # of none: the last
+        features = np.concatenate([features, np.zeros((1, features.shape[1]), dtype=np.float32)])  # last: no item
         order = {key: number for number, key in enumerate(items.places) if number not in items.bad}
         for place in range(len(collator.parts[name])):
             blocks.append(Block(name, place, slice(width, width + features.shape[1]), width + features.shape[1]))
@@ -213,7 +215,7 @@ def items_of(
     keys: Mapping[str, Mapping[str, list[tuple[str | None, ...]]]],
     progress: bool,
 ) -> LinearItems:
-    """The distinct items of one modality; those that the cache knows to be bad are none."""
+    """The distinct items of one modality, without items that the cache knows to be bad."""
     cache = collator.cache_of(name)
     places: dict[str, tuple[str, int, str]] = {}
     learned: set[str] = set()

@@ -1,4 +1,4 @@
-"""Labels that are numbers formatted for people, such as "1.402,15", as plain ones."""
+"""Turns labels that are numbers formatted for people, such as "1.402,15", into plain numbers."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -19,16 +19,19 @@ def with_plain_labels(
     decimal: str | None = None,
     problem_type: Any = None,
 ) -> dict[str, Any]:
-    """The parts, with columns of labels that are numbers formatted for people as numbers; as texts that spell them
-    where some values are none. Few of them are names of classes, as `labels_of` has it, and stay as they are.
+    """The parts with plain numbers in label columns that hold numbers formatted for people. If some values are not
+    numbers, the column becomes texts that spell the numbers. If few values are distinct, they are names of classes, as
+    in `labels_of`, and stay as they are.
 
     Args:
-        as_text: columns of labels that are to be written.
-        decimal: "," or ".", what begins the decimals where no value tells.
-        problem_type: of a recipe: of all labels, or by their columns.
+        splits: the parts by name.
+        columns: the columns of the data set.
+        as_text: label columns with texts to write.
+        decimal: "," or ".", the mark before the decimals, for columns in which no value shows it.
+        problem_type: the problem type of a recipe: one for all labels, or by column.
 
     Raises:
-        AmbiguousNumbersError: nobody can know what they are.
+        AmbiguousNumbersError: nobody can know which numbers are meant.
     """
     refused: list[ValueError] = []
     for column in [column for column in columns.labels if column not in as_text]:
@@ -44,11 +47,11 @@ def with_plain_labels(
         if asked is None and are_few(len(train), train.total()):
             continue
         counts = sum((count_values(part, column) for part in texts), Counter())
-        known = counts if asked is None else numbers_of(counts)  # who says that they are numbers knows of the words
+        known = counts if asked is None else numbers_of(counts)  # who asks for numbers knows that there are words too
         try:
             mark = mark_of(column, known, decimal)
         except AmbiguousNumbersError as error:
-            other = f" If each is the name of a class: --problem_type {problem_type_of(CLASSES)}."
+            other = f" If each value is the name of a class: --problem_type {problem_type_of(CLASSES)}."
             refused.append(AmbiguousNumbersError(f"{error}{other}"))
             continue
         if mark is None:
@@ -69,13 +72,14 @@ def with_plain_labels(
 
 
 def numbers_of(counts: Counter) -> Counter:
-    """The texts that are numbers, where most are, formatted for people or not; else all. Words are bad rows then."""
+    """The texts that are numbers, formatted for people or not, if most texts are; the other texts are then bad rows.
+    Else all texts."""
     numbers = Counter({text: count for text, count in counts.items() if is_number_of_people(text)})
     return numbers if 2 * numbers.total() > counts.total() else counts
 
 
 def spell_plainly(batch: dict[str, list], column: str, mark: str, plain: bool) -> dict[str, list]:
-    """A batch of rows with the numbers of a column: as floats, or, where not all are numbers, as texts."""
+    """A batch of rows with the numbers of a column as floats. If not all values are numbers, as texts."""
     values: list[Any] = []
     for text in batch[column]:
         number = None if text is None else read_marked(text, mark)

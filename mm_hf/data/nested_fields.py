@@ -1,4 +1,4 @@
-"""Fields of structs as columns of their own."""
+"""Turns fields of structs into columns."""
 
 from functools import partial
 from typing import Any
@@ -7,7 +7,8 @@ from datasets import Dataset, Features, Image, IterableDataset
 
 
 def add_fields(split: Dataset | IterableDataset, names: list[str]) -> Dataset | IterableDataset:
-    """Makes fields of structs columns of their own, as `json.question` of the column `json`; skips what is none."""
+    """Turns fields of structs into columns, such as `json.question` of the column `json`. Ignores names that are not
+    fields."""
     types = {}
     for name in names:
         column, *path = name.split(".")
@@ -21,7 +22,7 @@ def add_fields(split: Dataset | IterableDataset, names: list[str]) -> Dataset | 
     whole = isinstance(split, Dataset)
     for column, feature in split.features.items():
         if isinstance(feature, Image):
-            # `flatten` would take an undecoded picture apart. In a stream the cast is lost when it comes after `map`.
+            # `flatten` would split an undecoded picture into its fields. In a stream, a cast after `map` is lost.
             split = split.cast_column(column, Image(decode=whole))
     if whole:
         return split.flatten()
@@ -29,7 +30,7 @@ def add_fields(split: Dataset | IterableDataset, names: list[str]) -> Dataset | 
 
 
 def pick_fields(row: dict[str, Any], names: list[str]) -> dict[str, Any]:
-    """The fields of one row, by their dotted names."""
+    """The fields of one row, by dotted name."""
     fields = {}
     for name in names:
         column, *path = name.split(".")

@@ -1,4 +1,4 @@
-"""Data sets that nobody prepared for a model, as the collator reads them: their columns, and their classes by name."""
+"""Plain data sets in the form that the collator needs: their columns, and their classes by name."""
 
 import copy
 import dataclasses
@@ -13,10 +13,10 @@ from .sources import prepare
 
 
 def rows_of(dataset: datasets.Dataset, split: str, collator: MultimodalCollator) -> Rows:
-    """A plain data set as the collator reads it: the columns it knows alone, pictures encoded, those that share one
-    together."""
+    """A plain data set in the form that the collator needs. It has only the columns that the collator uses. Pictures
+    stay encoded, and rows with the same picture form a group."""
     columns = collator.columns
-    if dataset.format["type"] != "custom":  # tensors and arrays become values again, but a transform stays
+    if dataset.format["type"] != "custom":  # tensors and arrays become plain values; a transform stays
         dataset = dataset.with_format(None)
     prepared = cast(datasets.Dataset, prepare(dataset, split, "the data set", columns, None, collator.root))
     kept = {SOURCE_ROW, *(name for _, name in columns.named())}
@@ -27,11 +27,16 @@ def rows_of(dataset: datasets.Dataset, split: str, collator: MultimodalCollator)
 
 
 def classes_by_name(dataset: Any, collator: MultimodalCollator, config: Any) -> tuple[Any, MultimodalCollator]:
-    """Rows whose classes (`ClassLabel`) have the model's numbers: where the data numbers them otherwise, they come as
-    names, which the collator looks up. The classes of a table go by their names in this very data set.
+    """Rows whose classes (`ClassLabel`) have the numbers of the model. If the data number them in another way, they
+    come as names, and the collator looks the names up. Classes in a table come by their names in this data set.
+
+    Args:
+        dataset: `Rows` or `StreamBatches`.
+        collator: reads the rows.
+        config: the config of the model.
 
     Returns:
-        `Rows` or `StreamBatches`, and collator, changed where they have to be.
+        the rows and the collator, changed if necessary.
     """
     features, columns = getattr(dataset.dataset, "features", None), collator.columns
     if not features:
@@ -53,7 +58,7 @@ def classes_by_name(dataset: Any, collator: MultimodalCollator, config: Any) -> 
         collator = dataclasses.replace(collator, label2id=label2id)
     table = names_of_classes(features, [name for name in columns.table if name in features])
     schema = collator.processor.table_schema
-    # Not where the table was learned from the bare numbers of its classes.
+    # Not if the table was learned from the bare numbers of its classes.
     table = {
         name: classes
         for name, classes in table.items()
@@ -65,8 +70,12 @@ def classes_by_name(dataset: Any, collator: MultimodalCollator, config: Any) -> 
 
 
 def labels_of_config(config: Any, task: str | None) -> dict[str, int] | None:
-    """The numbers of the classes by their names, as a model's config has them, of one of several tasks or of its only
-    one; None where they have no names of their own."""
+    """The numbers of the classes by name, from a model's config. None if the classes have no real names.
+
+    Args:
+        config: the config.
+        task: the name of one of several tasks; None: the model has one task.
+    """
     if task is not None:
         names = (getattr(config, "tasks", None) or {}).get(task, {}).get("labels")
         return None if names is None else {name: number for number, name in enumerate(names)}

@@ -1,4 +1,4 @@
-"""Rows of a plain data set, which may hold decoded pictures and sounds, as `Rows` would give them."""
+"""Turns rows of a plain data set, which may hold decoded pictures and sounds, into rows like those of `Rows`."""
 
 import hashlib
 import os
@@ -17,20 +17,20 @@ from .rows import EPOCH, Columns, is_absent
 
 logger = logging.get_logger(__name__)
 
-BATCH = "this batch"  # the split of rows that do not know where they come from
-ORIENTATION = 0x0112  # the key in EXIF data
+BATCH = "this batch"  # the split name of rows that do not know where they come from
+ORIENTATION = 0x0112  # a key of EXIF data
 
 
 def read_plain(rows: list[Any], columns: Columns, draws: bool) -> tuple[list[dict[str, Any]], bool]:
-    """Rows of a plain data set as `Rows` gives them, and whether they have labels.
+    """Rows of a plain data set in the form of `Rows`, and whether they have labels.
 
     Args:
         rows: dicts of columns.
-        columns: those that are needed; those of labels and weights may be absent, all together.
-        draws: something is drawn at random for the rows: they get an `epoch` from torch's generator.
+        columns: the columns that are needed. Those of labels and weights may be missing, but only all together.
+        draws: random changes are on, so the rows get a random `epoch` from torch's generator.
 
     Raises:
-        ValueError: rows that are no dicts, or lack a column.
+        ValueError: a row is not a dict, or lacks a column.
     """
     needed = {column for part, column in columns.named() if part not in ("label", "weight", "kind")}
     of_labels = {*columns.labels, *columns.weights.values()}
@@ -40,17 +40,19 @@ def read_plain(rows: list[Any], columns: Columns, draws: bool) -> tuple[list[dic
         if missing := sorted(needed - set(row)):
             raise ValueError(
                 f"Row {place} of {BATCH} has no column {missing[0]!r}, which Columns names; it has {list(row)}."
-                f"{did_you_mean(missing[0], row)} The library's Trainer drops columns unless "
+                f"{did_you_mean(missing[0], row)} The Trainer of transformers drops columns unless you set "
                 "remove_unused_columns=False."
             )
     given = {column for column in of_labels if all(column in row for row in rows)}
     if given and given != of_labels:
-        raise ValueError(f"Rows have the columns {sorted(given)}, but not {sorted(of_labels - given)}, of labels.")
+        raise ValueError(
+            f"Rows have the label columns {sorted(given)}, but not {sorted(of_labels - given)}: give all or none."
+        )
     if of_labels and not given:
         known = list(rows[0])
         logger.warning_once(
-            f"The rows have no column of labels {sorted(of_labels)}, and are taken for rows without; they have "
-            f"{known}.{did_you_mean(sorted(of_labels)[0], known)} This is said once."
+            f"The rows lack the label columns {sorted(of_labels)}, so they count as rows without labels. They have "
+            f"{known}.{did_you_mean(sorted(of_labels)[0], known)} This warning comes only once."
         )
     drawn = {EPOCH: int(torch.randint(2**31, ()))} if draws else {}
     files = set(columns.files)
@@ -66,14 +68,14 @@ def read_plain(rows: list[Any], columns: Columns, draws: bool) -> tuple[list[dic
 
 
 def knows_its_place(row: Any, files: list[str]) -> bool:
-    """Whether a row is as `Rows` or a stream gives it: with its number, its part, and the files as they are."""
+    """Whether a row has the form of `Rows` or of a stream: with its number, its part, and undecoded files."""
     if not (isinstance(row, dict) and isinstance(row.get("row_id"), int) and isinstance(row.get("split"), str)):
         return False
     return all(is_absent(row.get(name)) or isinstance(row[name], (dict, list)) for name in files)
 
 
 def as_plain(value: Any) -> Any:
-    """A value of a plain data set without the types of numpy and torch; None for what is missing."""
+    """A value of a plain data set without types of numpy and torch. None for a missing value."""
     if isinstance(value, (np.generic, np.ndarray)):
         value = value.tolist()
     elif isinstance(value, torch.Tensor):
@@ -82,8 +84,8 @@ def as_plain(value: Any) -> Any:
 
 
 def as_file(value: Any) -> Any:
-    """A picture, sound or video of a plain data set: paths and bytes as the struct of both, what is decoded as it is,
-    None for what is missing."""
+    """A picture, sound or video of a plain data set. Paths and bytes become a struct of both. A decoded item stays as
+    it is. None for a missing value."""
     if is_missing(value) or (isinstance(value, (str, bytes)) and not value):
         return None
     if isinstance(value, (str, os.PathLike)):
@@ -96,13 +98,13 @@ def as_file(value: Any) -> Any:
 
 
 def is_decoded(value: Any) -> bool:
-    """Whether a row holds a picture or sound itself, and no file of it."""
+    """Whether a row holds a decoded picture or sound, and not a file."""
     samples = isinstance(value, Mapping) and bool({"array", "raw"} & set(value))
     return samples or isinstance(value, (Image.Image, np.ndarray))
 
 
 def fingerprint(value: Any) -> str:
-    """What tells decoded pictures and sounds apart: a hash of all that they show or say."""
+    """A hash that identifies a decoded picture or sound. It covers everything that one can see or hear."""
     about: tuple[Any, ...]
     if isinstance(value, Image.Image):
         about = (value.mode, value.size, value.getpalette(), value.info.get("transparency"))

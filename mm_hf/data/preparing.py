@@ -1,4 +1,4 @@
-"""What is encoded, read and prepared by several processes: photos of a camera take longer to read than to encode."""
+"""Prepares items with several processes. Reading photos of a camera takes longer than encoding them."""
 
 import math
 import os
@@ -26,27 +26,27 @@ logger = logging.get_logger(__name__)
 Key = TypeVar("Key")
 Prepare = Callable[[list[Any]], dict[str, torch.Tensor]]
 
-MOST = 8  # processes where nobody says how many; each loads the library
-AHEAD = 1  # batches beside those that are being prepared
-WORTH = 10.0  # seconds of preparation below which processes are not started where nobody asks for them
-_prepare: Prepare | None = None  # of this process, where it is one of those started here
+MOST = 8  # default limit on processes, because each of them loads the library
+AHEAD = 1  # batches that wait, in addition to those in preparation
+WORTH = 10.0  # seconds of preparation; with less work, processes are not started by default
+_prepare: Prepare | None = None  # set in processes that were started here
 
 
 def prepare_readable(
     items: Mapping[Key, Any], prepare: Prepare, bad: dict[Key, str] | None
 ) -> tuple[list[Key], dict[str, Any]]:
-    """Prepares a batch; where that fails, finds the bad items one by one and prepares the others.
+    """Prepares a batch. If that fails, finds the bad items one by one, and prepares the others.
 
     Args:
-        items: raw ones by key.
+        items: raw items by key.
         prepare: turns raw items into the model's inputs.
-        bad: takes by key why an item cannot be read; None: the first one raises.
+        bad: collects by key the reason why an item cannot be read; None: the first bad item raises.
 
     Returns:
-        the keys of the good items, and their inputs, none where all are bad.
+        the keys of the good items, and their inputs; empty if all are bad.
 
     Raises:
-        BadRowError: an item that cannot be read, unless these are taken down.
+        BadRowError: an item cannot be read, and `bad` is None.
     """
     try:
         return list(items), prepare(list(items.values()))
@@ -64,10 +64,10 @@ def prepare_readable(
 
 
 def usual_workers(processes: int = 1) -> int:
-    """How many processes prepare items at most, where nobody says it: one a core, none where there is but one.
+    """The default number of processes that prepare items: one per core, at most `MOST`, and 0 if there is one core.
 
     Args:
-        processes: that share this machine and have as many each.
+        processes: how many processes share this machine. Each of them has this many workers.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(MOST, cores // max(1, processes))
@@ -82,19 +82,19 @@ def prepared(
     workers: int | None = 0,
     processes: int = 1,
 ) -> Generator[tuple[list[Key], dict[str, Any]], None, None]:
-    """The model's inputs of batches of items, in their order. Who prepared them changes nothing about them.
+    """The model's inputs of batches of items, in order. The result does not depend on which process prepared it.
 
-    Processes are started anew (`spawn`) and not forked: torch has threads by now, whose locks a fork would copy. They
-    do not run the script that started them, so that this needs no `if __name__ == "__main__"`. What they cannot do,
-    since they lack what the script defined, or died, this process does itself, and says so.
+    Processes are started with `spawn` and not forked, because torch already has threads, and a fork would copy their
+    locks. They do not run the script that started them, so no `if __name__ == "__main__"` is needed. If they fail,
+    because they lack something that the script defines or because they died, this process does the work and warns.
 
     Args:
         batches: keys of items.
-        fetch: gives the raw items of a batch; it runs here.
-        prepare: turns raw items into the model's inputs; pickled where processes are started.
+        fetch: gives the raw items of a batch. It runs in this process.
+        prepare: turns raw items into the model's inputs. It is pickled for other processes.
         bad: see `prepare_readable`.
-        workers: processes beside this one; None: of `usual_workers` the share that preparing has in the time of a
-            batch, once there is work for more than a few seconds.
+        workers: number of other processes; None: started only if there is work for more than a few seconds. Their
+            number is then the share of preparation in the time of a batch, multiplied by `usual_workers`.
         processes: see `usual_workers`.
 
     Yields:
@@ -102,11 +102,12 @@ def prepared(
 
     Raises:
         BadRowError: see `prepare_readable`.
+        BadRowError: see `prepare_readable`.
     """
     count = usual_workers(processes) if workers is None else workers
     others: Workers | None = None
-    queue: deque[Future] = deque()  # of the batches before `place`
-    place, spent, used = 0, 0.0, 0.0  # batches; seconds that they took here, and whoever asks for them
+    queue: deque[Future] = deque()  # the batches before `place`
+    place, spent, used = 0, 0.0, 0.0  # batches; seconds to prepare them here; seconds that the caller used
     try:
         while place < len(batches) or queue:
             left = len(batches) - place
@@ -126,8 +127,8 @@ def prepared(
                 raise
             except Exception as error:
                 logger.warning(
-                    f"The processes that prepare items are given up ({type(error).__name__}: {error}); this one goes "
-                    "on alone, which takes longer. encoding_workers is how many there are, 0 for none."
+                    f"The processes that prepare items failed ({type(error).__name__}: {error}). This process goes on "
+                    "alone, which takes longer. encoding_workers sets their number; 0 means none."
                 )
                 place, count = place - len(queue), 0
                 queue.clear()
@@ -163,15 +164,15 @@ class Workers:
     def __init__(self, count: int, prepare: Prepare):
         self.pool = ProcessPoolExecutor(count, get_context("spawn"), initializer=begin, initargs=(prepare,))
         with without_main():
-            self.first = [self.pool.submit(os.getpid) for _ in range(count)]  # done once they are there
+            self.first = [self.pool.submit(os.getpid) for _ in range(count)]  # done when the processes have started
 
     def wait(self):
-        """Until they are there, or one of them is not."""
+        """Waits until all processes have started or one of them has failed."""
         for future in self.first:
             future.exception()
 
     def are_ready(self) -> bool:
-        """Whether they have loaded the library, which takes seconds."""
+        """Whether all processes have loaded the library, which takes seconds."""
         return all(future.done() for future in self.first)
 
     def submit(self, items: Mapping[Any, Any], take_down: bool) -> Future:
@@ -179,13 +180,13 @@ class Workers:
         return self.pool.submit(prepare_there, dict(items), take_down)
 
     def stop(self):
-        """Ends them, without waiting for what they are at."""
+        """Ends the processes without waiting for their work."""
         self.pool.shutdown(wait=False, cancel_futures=True)
 
 
 @contextmanager
 def without_main():
-    """Processes that are started here do not import the script that runs in this one."""
+    """Processes that start in this context do not import the script of this process."""
     values: dict[str, Any] = vars(sys.modules["__main__"])
     hidden: dict[str, Any] = {name: values.pop(name) for name in ("__file__", "__spec__") if name in values}
     values["__spec__"] = None
@@ -197,9 +198,9 @@ def without_main():
 
 
 def begin(prepare: Prepare):
-    """In a new process: gets ready."""
+    """Prepares a new process for its work."""
     global _prepare
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that started it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent process
     threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     import_again()
@@ -207,7 +208,7 @@ def begin(prepare: Prepare):
 
 
 def end_with_parent():
-    """Ends this process when that ends which started it, however that ends."""
+    """Ends this process when its parent process ends for any reason."""
     parent = parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])
@@ -215,8 +216,8 @@ def end_with_parent():
 
 
 def prepare_there(items: dict[Key, Any], take_down: bool) -> tuple[list[Key], dict[str, np.ndarray], dict[Key, str]]:
-    """In such a process: prepares a batch. Arrays go back through a pipe; torch would take memory that is shared, of
-    which containers have little."""
+    """Prepares a batch in a worker process. Arrays go back through a pipe, because torch would use shared memory, and
+    containers have little of it."""
     bad: dict[Key, str] | None = {} if take_down else None
     if _prepare is None:
         raise RuntimeError("This process was not started by `prepared`.")

@@ -1,4 +1,4 @@
-"""What a label column means: which classes it has, or that it holds numbers."""
+"""Finds out what a label column means: which classes it has, or that it holds numbers."""
 
 import math
 from collections import Counter
@@ -17,7 +17,7 @@ from .rows import SOURCE_ROW
 
 logger = logging.get_logger(__name__)
 
-NUMBER_TYPES = ("int", "float", "decimal")  # how types of numbers begin, an unsigned one aside
+NUMBER_TYPES = ("int", "float", "decimal")  # how the names of number types begin (an unsigned one: after "u")
 
 
 def labels_of(
@@ -29,33 +29,33 @@ def labels_of(
     |---|---|---|
     | `ClassLabel` | its own | one label |
     | booleans | no, yes | one label |
-    | strings | those of train (before parts were cut from it), sorted | one label |
-    | few whole numbers | "3" for 3 and 3.0, by value | one label |
+    | strings | those of train (before parts were split off), sorted | one label |
+    | few distinct whole numbers | "3" for 3 and 3.0, by value | one label |
     | other numbers | None | regression |
-    | strings that are numbers but for a few, and not few numbers | None | regression |
+    | strings, almost all of them numbers, with many distinct values | None | regression |
     | lists of strings or of `ClassLabel` | as above | several labels |
 
-    Few is at most 100, and at most half of the rows. Whole numbers of a float column count too: an integer column with
-    gaps becomes one in a CSV. Digits with leading zeros ("00501") are names, and so are strings of digits where
-    nothing else stands among them. Strings are numbers but for a few where at most one in twenty is something else
-    (`are_numbers`): one word in a column of prices is a bad row. Numbers formatted for people ("1,234", "12 %", "$5")
-    are refused where they are not few, and `load_splits` has not read them. Looks at every label of train, and of the
-    parts that `load_splits` cut from it: a rare class may have gone there with all its rows. A stream is read once for
-    it, unless its features tell.
+    "Few" means at most 100, and at most half of the rows. Whole numbers of a float column count too, because an
+    integer column with gaps becomes a float column in a CSV. Digits with leading zeros ("00501") are names, and so are
+    strings of digits if all values are such strings. "Almost all" means that at most one string in twenty is something
+    else (`are_numbers`). One word in a column of prices is a bad row. Numbers formatted for people ("1,234", "$5", "12
+    %") are refused if there are many distinct ones and `load_splits` has not converted them. The function looks at
+    every label of train, and of the parts that `load_splits` split off from it, because all rows of a rare class may
+    be there. A stream is read once for this, unless its features give the answer.
 
     Args:
         splits: as `load_splits` gives them, before `normalise_labels`.
-        column: of the labels. None and NaN are missing labels.
-        problem_type: that of a `TaskHead`, where the above is not what is meant.
-        sure: most strings being numbers and many not, as prices with "on request", is refused, with both ways out;
-            False: said, and each is the name of a class, as runs of before have it.
+        column: the column of the labels. None and NaN are missing labels.
+        problem_type: the problem type of a `TaskHead`, if the table above is not what is meant.
+        sure: how to treat a column with mostly numbers and many other strings, such as prices with "on request". True:
+            refuse it, and name both ways out. False: warn, and take each value for a class, as old runs do.
 
     Raises:
-        ValueError: the problem type does not fit, or the column holds something else, or no label.
+        ValueError: the problem type does not fit, or the column holds something else, or it has no label.
     """
     asked = None if problem_type is None else task_head_of(problem_type, texts=False).label_kind
     if "train" not in splits:
-        raise ValueError(f"Labels are read from the training part, and there is none: {list(splits)}.")
+        raise ValueError(f"Labels are read from the part 'train', but the parts are {list(splits)}: name one 'train'.")
     feature: Any = splits["train"].features[column]
     several = isinstance(feature, List)
     inner = feature.feature if several else feature
@@ -63,7 +63,7 @@ def labels_of(
     known |= getattr(inner, "dtype", "").removeprefix("u").startswith(NUMBER_TYPES)
     if not known or (several and not is_named(inner)):
         raise ValueError(
-            f"Labels must be classes, strings or numbers, or lists of classes or strings; column {column!r} holds "
+            f"Labels must be classes, strings or numbers, or lists of classes or strings, but column {column!r} holds "
             f"{feature}."
         )
     parts = [part for name, part in splits.items() if name == "train" or SOURCE_ROW in part.column_names]
@@ -74,19 +74,22 @@ def labels_of(
         names, kind = class_names(parts, column, inner, several, asked)
     if asked is not None and asked != kind:
         usual = problem_type_of(kind)
-        raise ValueError(f"Column {column!r} cannot be {problem_type}: it holds {feature}, which is {usual}.")
+        raise ValueError(
+            f"Column {column!r} cannot be {problem_type}: it holds {feature}, which fits {usual}. Change "
+            "problem_type, or leave it out."
+        )
     return names, problem_type or problem_type_of(kind)
 
 
 def is_named(feature: ClassLabel | Value) -> bool:
-    """Whether values of this type are classes by themselves, and no numbers."""
+    """Whether values of this type are always classes, and never numbers."""
     return isinstance(feature, ClassLabel) or feature.dtype in ("bool", *STRINGS)
 
 
 def class_names(
     parts: list[Dataset | IterableDataset], column: str, feature: Any, several: bool, asked: str | None
 ) -> tuple[list[str] | None, str]:
-    """Names and kind of the labels for the type of a single one; see `labels_of`."""
+    """Names and kind of the labels, from the type of a single label; see `labels_of`."""
     one_or_several = SEVERAL if several else CLASSES
     if isinstance(feature, ClassLabel):
         return list(feature.names), one_or_several
@@ -112,12 +115,13 @@ def class_names(
 def names_of_texts(
     parts: list[Dataset | IterableDataset], others: list[Dataset], column: str, asked: str | None, sure: bool = False
 ) -> tuple[list[str] | None, str]:
-    """Names and kind of the labels of a column of strings, one label a row; see `labels_of`.
+    """Names and kind of the labels of a column of strings, with one label per row; see `labels_of`.
 
     Args:
-        parts: those whose labels are learned.
-        others: all of which some may have a word where these have none.
-        asked: the kind of labels, where that is given.
+        parts: the parts from which labels are learned.
+        others: all parts. Some may contain words, even if `parts` do not.
+        column: the column of the labels.
+        asked: the requested kind of labels; None: it is not set.
         sure: see `labels_of`.
     """
     counts = sum((count_values(part, column) for part in parts), Counter())
@@ -134,11 +138,11 @@ def names_of_texts(
         example = next(value for value in every if value and read_number(value) is None)
         raise ValueError(
             f"Column {column!r} holds numbers that are formatted for people, such as {example!r}: write them as 1234.5"
-            ", or give problem_type single_label_classification if each is the name of a class."
+            ", or set problem_type single_label_classification if each is the name of a class."
         )
     numbers = sum(count for value, count in every.items() if is_number_of_people(value))
     if asked == NUMBERS and 2 * numbers > every.total():
-        return None, NUMBERS  # who says so has their reasons; the others are bad rows
+        return None, NUMBERS  # the user decided so; the others are bad rows
     numbers -= sum(count for value, count in every.items() if is_code(value))
     if asked is None and kind == "names" and 2 * numbers > every.total():
         example = next(value for value in every if read_number(value) is None or is_code(value))
@@ -146,22 +150,22 @@ def names_of_texts(
         ways = (
             f"--problem_type {problem_type_of(NUMBERS)} --on_error skip --max_bad_fraction "
             f"{bad_fraction(every.total() - numbers, every.total())} learns the numbers and leaves the other rows "
-            f"out, as an empty cell does; --problem_type {problem_type_of(CLASSES)} takes each for the name of a class"
+            f"out, as for an empty cell; --problem_type {problem_type_of(CLASSES)} takes each for the name of a class"
         )
         if sure:
-            raise ValueError(f"{said}: which are they? {ways}.")
-        logger.warning(f"{said}: each is taken for the name of a class. {ways}.")
+            raise ValueError(f"{said}: choose how to read them. {ways}.")
+        logger.warning(f"{said}: each value is taken for the name of a class. {ways}.")
     return names
 
 
 def bad_fraction(bad: int, rows: int) -> float:
-    """A `max_bad_fraction` for so many bad rows: their share, and room for a part that has more of them by chance."""
+    """A `max_bad_fraction` for so many bad rows: their share, plus a reserve for a part that has more by chance."""
     return min(1.0, math.ceil(round(20 * (1.5 * bad / rows + 0.05), 6)) / 20)
 
 
 def classes_to_write(features: Features, column: str) -> dict[str, int] | None:
-    """For texts that are to be written: the classes by name where the column is a `ClassLabel`, of which the names are
-    written; None where it holds texts."""
+    """The classes by name, if a column of texts to write is a `ClassLabel`. The names are then the texts. None if the
+    column holds texts."""
     feature: Any = features[column]
     if not isinstance(feature, ClassLabel):
         return None

@@ -1,4 +1,4 @@
-"""Opens files, folders and data sets of the Hub with the readers of `datasets`, by the parts that they have."""
+"""Opens files, folders and data sets of the Hub with the readers of `datasets`, and finds their parts."""
 
 import glob
 import os
@@ -22,7 +22,7 @@ READERS: dict[str, tuple[str, dict[str, Any]]] = {
     ".parquet": ("parquet", {}),
     ".tar": ("webdataset", {}),
 }
-# How people name the parts, in the keys of a data set and in file names; datasets' own list.
+# Names of the parts in keys of a data set and in file names. datasets has the same list.
 SYNONYMS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
@@ -30,7 +30,7 @@ SYNONYMS = {
 }
 PART_OF = {name: part for part, names in SYNONYMS.items() for name in names}
 PART_IN_NAME = re.compile(rf"(?:^|[^a-z0-9])({'|'.join(PART_OF)})(?=[^a-z]|$)")
-STREAM_SHARDS = 64  # of a folder on disk: divisible by most numbers of processes
+STREAM_SHARDS = 64  # for a folder on disk; most numbers of processes divide it
 
 
 def open_source(
@@ -41,8 +41,12 @@ def open_source(
     as_written: bool = True,
     decimal: str | None = None,
 ) -> tuple[dict[str, Any], dict[str, list[str]]]:
-    """The parts of a data set by their own names, and of CSVs, of which only the columns in use are read, the names of
-    all columns of each part; see `load_splits`."""
+    """Opens a data set, see `load_splits`.
+
+    Returns:
+        the parts by their original names; and for CSV files, of which only the columns in use are read, the names of
+        all columns by part.
+    """
     if os.path.isdir(dataset) and any(
         os.path.exists(os.path.join(dataset, name)) for name in ("dataset_dict.json", "state.json")
     ):
@@ -58,7 +62,9 @@ def open_source(
     elif os.path.isdir(dataset):
         saved = sorted(str(file.parent) for file in Path(dataset).glob("*/dataset_dict.json"))
         if saved:
-            raise FileNotFoundError(f"{dataset} is no folder that save_to_disk wrote, but {', '.join(saved)} is.")
+            raise FileNotFoundError(
+                f"save_to_disk did not write the folder {dataset}, but it wrote {', '.join(saved)}: use that path."
+            )
         source = os.path.realpath(dataset)
     else:
         source = str(dataset)
@@ -72,16 +78,16 @@ def open_source(
         return dict(load_dataset(source, streaming=streaming, cache_dir=cache, **options)), {}
     except Unreadable:
         raise
-    except Exception as error:  # each reader raises its own types
+    except Exception as error:  # each reader raises different types
         raise unreadable(dataset, error, files or os.path.isdir(dataset)) from error
 
 
 def find_files(dataset: str | os.PathLike) -> dict[str, list[str]]:
-    """The data files of a file, a glob or a folder, by part; none for anything else, as a folder of pictures.
+    """The data files of a file, a glob or a folder, by part. Empty for anything else, such as a folder of pictures.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: files of several kinds, or an empty one.
+        FileNotFoundError: there is no such file.
+        ValueError: there are several kinds of files, or a file is empty.
     """
     if os.path.isdir(dataset):
         files = [str(path) for path in sorted(Path(dataset).iterdir()) if path.is_file() and path.stem != "metadata"]
@@ -93,7 +99,7 @@ def find_files(dataset: str | os.PathLike) -> dict[str, list[str]]:
     elif os.path.isfile(dataset):
         files = [str(dataset)]
     elif Path(dataset).suffix.lower() in READERS or os.path.isabs(dataset):
-        raise FileNotFoundError(f"There is no file or folder {str(dataset)!r}.")
+        raise FileNotFoundError(f"There is no file or folder {str(dataset)!r}: check the path.")
     else:
         return {}
     parts: dict[str, list[str]] = {}
@@ -106,7 +112,7 @@ def find_files(dataset: str | os.PathLike) -> dict[str, list[str]]:
     used = [path for paths in parts.values() for path in paths]
     kinds = sorted({Path(path).suffix.lower() for path in used})
     if len(kinds) > 1 or any(kind not in READERS for kind in kinds):
-        raise ValueError(f"{dataset} holds {', '.join(kinds)} files; needed is one kind of {', '.join(READERS)}.")
+        raise ValueError(f"{dataset} holds {', '.join(kinds)} files; give files of one kind: {', '.join(READERS)}.")
     for path in used:
         if os.path.getsize(path) == 0:
             raise ValueError(f"{path} is empty.")
@@ -114,8 +120,8 @@ def find_files(dataset: str | os.PathLike) -> dict[str, list[str]]:
 
 
 def with_metadata(folder: str, wanted: list[tuple[str, str]], as_text: Collection[str]) -> dict[str, Any]:
-    """What a folder of pictures has to be loaded with, so that the cells of its metadata.csv stay as they are
-    written; see `read_csv`."""
+    """Options for loading a folder of pictures, so that the cells of its metadata.csv stay as they are written; see
+    `read_csv`."""
     paths = sorted(str(path) for pattern in ("metadata.csv", "*/metadata.csv") for path in Path(folder).glob(pattern))
     texts = texts_in(paths, wanted, as_text) if paths else []
     if not texts:
@@ -130,11 +136,12 @@ def with_metadata(folder: str, wanted: list[tuple[str, str]], as_text: Collectio
 def load_files(
     reader: str, part: str, paths: list[str], wanted: list[tuple[str, str]], cache: str | None = None
 ) -> Dataset:
-    """One part from files of JSON or Parquet; where they differ, each by itself, of the columns in use alone. For
-    `cache` see `cache_folder`: it is that of all files, since what is made of several is kept beside the first."""
+    """One part from JSON or Parquet files. If the files differ, each file is read alone, and only its columns in use.
+    `cache` is the folder for all files (see `cache_folder`), because the result for several files is kept next to the
+    first."""
     try:
         return load_dataset(reader, data_files={part: paths}, cache_dir=cache)[part]
-    except Exception:  # each reader raises its own types
+    except Exception:  # each reader raises different types
         names = list(dict.fromkeys(column.split(".")[0] for _, column in wanted))
     loaded: dict[str, Any] = {}
     for path in paths:
@@ -146,12 +153,12 @@ def load_files(
 
 
 def load_file(reader: str, part: str, path: str, names: list[str], cache: str | None = None) -> Dataset:
-    """One file. In JSON, whose types are guessed by its first megabytes, a column of numbers may have a text later on:
-    that one is then read as what each value is."""
+    """One file. For JSON, datasets guesses types from the first megabytes, but a column of numbers may contain a text
+    later. Such a column is then read again, with the type of each value as it is."""
     options: dict[str, Any] = {"data_files": {part: [path]}, "cache_dir": cache}
     try:
         return load_dataset(reader, **options)[part]
-    except Exception as error:  # each reader raises its own types
+    except Exception as error:  # each reader raises different types
         if reader == "json":
             features = load_dataset(reader, streaming=True, **options)[part]._resolve_features().features
             for name in names:
@@ -165,11 +172,11 @@ def load_file(reader: str, part: str, path: str, names: list[str], cache: str | 
 
 
 def open_saved(folder: str | os.PathLike, streaming: bool) -> dict[str, Any]:
-    """What `save_to_disk` wrote."""
+    """Opens a folder that `save_to_disk` wrote."""
     try:
         saved = load_from_disk(str(folder))
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{folder} is no folder that save_to_disk wrote: {error}") from None
+        raise FileNotFoundError(f"save_to_disk did not write the folder {folder}: {error}") from None
     splits = {"train": saved} if isinstance(saved, Dataset) else dict(saved)
     if not streaming:
         return splits
@@ -180,7 +187,7 @@ def open_saved(folder: str | os.PathLike, streaming: bool) -> dict[str, Any]:
 
 
 def unreadable(dataset: str | os.PathLike, error: Exception, local: Any) -> Exception:
-    """The error to raise for what a reader of datasets raised: one line, with the cause and not its wrapping."""
+    """Converts an error of datasets into an error with one line, which names the original cause."""
     cause = error
     while cause.__cause__ is not None:
         cause = cause.__cause__  # type: ignore[assignment]
@@ -190,16 +197,16 @@ def unreadable(dataset: str | os.PathLike, error: Exception, local: Any) -> Exce
     if local:
         return Unreadable(f"{dataset} cannot be read {said}.")
     return FileNotFoundError(
-        f"Data set {str(dataset)!r} is neither a local file or folder nor could it be loaded from the Hub {said}."
+        f"Data set {str(dataset)!r} is not a local file or folder, and it could not be loaded from the Hub {said}."
     )
 
 
 def named_parts(splits: dict[str, Any], dataset: str | os.PathLike) -> dict[str, Any]:
-    """The parts under the names train, validation and test; others keep theirs."""
+    """The parts with the names train, validation and test. Other parts keep their names."""
     named: dict[str, Any] = {}
     for name, split in splits.items():
         part = PART_OF.get(name.lower(), name)
         if part in named:
-            raise ValueError(f"{dataset} has several parts that mean {part!r}: {list(splits)}.")
+            raise ValueError(f"{dataset} has several parts that mean {part!r}: {list(splits)}. Rename all but one.")
         named[part] = split
     return named

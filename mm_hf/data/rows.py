@@ -1,4 +1,4 @@
-"""Columns named by keys, and rows that know where they come from."""
+"""Columns by the part that they play, and rows that know where they come from."""
 
 import math
 import os
@@ -16,27 +16,28 @@ from ..models.modality import MODALITIES
 from ..models.names import did_you_mean
 
 
-# Column of the row number before a part was cut off, the only one that people can find in their own file.
+# Column with the row number before a part was split off. Only this number is in the user's own file.
 SOURCE_ROW = "_source_row"
-# What a row of a stream tells of its place, beside `row_id` and `split`, which every row has.
+# What a row of a stream knows about its place, besides `row_id` and `split`, which every row has.
 EPOCH, POSITION = "_epoch", "_position"
 ROW_ID, SPLIT = "row_id", "split"
 ABOUT_ROWS = ("label", "kind", "weight")  # parts of a row that no encoder reads
-ROWS_AT_ONCE = 1000  # that are fetched together where all of them are looked at
+ROWS_AT_ONCE = 1000  # rows to fetch together when all rows are read
 
 
 class BadRowError(ValueError):
-    """A row that cannot be used: names the split, the row, the column, the file where there is one, and the reason.
+    """A row that cannot be used. The message names the split, the row, the column, the file if there is one, and the
+    reason.
 
     Attributes:
-        entry: the same as a dict of `split`, `row`, `column`, `file` and `reason`, one line of `bad_rows.jsonl`; in a
-            part that was cut, `source_row` as well: the row of the data before the cut.
+        entry: the same as a dict of `split`, `row`, `column`, `file` and `reason`. It is one line of `bad_rows.jsonl`.
+            If the part was split off, it also has `source_row`, the row number in the data before the split.
     """
 
     def __init__(
         self, row: dict[str, Any] | str, column: str | None = None, reason: str = "", file: str | None = None
     ):
-        if isinstance(row, str):  # the whole message: from a worker of a DataLoader nothing else comes through
+        if isinstance(row, str):  # the whole message, because a DataLoader worker passes on nothing else
             super().__init__(row.strip().splitlines()[-1].removeprefix(f"{__name__}.{type(self).__name__}: "))
             return
         self.entry = {"split": row["split"], "row": row["row_id"], "column": column, "file": file, "reason": reason}
@@ -46,7 +47,7 @@ class BadRowError(ValueError):
 
 
 def describe_bad_row(entry: dict[str, Any]) -> str:
-    """The entry of a `BadRowError` as a sentence."""
+    """The entry of a `BadRowError` as text."""
     file = "" if entry["file"] is None else f", file {entry['file']!r}"
     source = f" (row {entry['source_row']} of the data)" if "source_row" in entry else ""
     return (
@@ -56,29 +57,31 @@ def describe_bad_row(entry: dict[str, Any]) -> str:
 
 @dataclass
 class Columns:
-    """Names of the columns that play a part; None where a data set has none for it. A list of names where a row has
-    several of a kind: each has its place in the row, which the model learns.
+    """The names of the columns, by the part that they play in a row. None if a data set has no such column. A list of
+    names if a row has several items of one kind. Each item then has its place in the row, and the model learns the
+    places.
 
     Args:
-        image: pictures, a `datasets.Image` or paths; None in a row: this row has no picture. One or several.
-        image_id: equal values mean the same picture; left out, equal bytes do.
-        text: strings; None in a row: this row has no text. One or several.
-        label: a `ClassLabel`, strings, integers, floats, or lists of floats. A list of names where a row has the
-            labels of several tasks, each of which is called by its column.
-        kind: strings that metrics are split by.
-        weight: numbers, how much each row counts in the training loss; by label column where only some tasks have it.
-        audio: sounds, a `datasets.Audio`, paths or bytes; None in a row: this row has no sound. One or several.
-        video: files of videos, their paths or bytes, or lists of pictures; None in a row: this row has no video. Its
-            frames are pictures of the row, behind those of `image`.
-        table: numbers, strings, truth values or classes, the columns of a table; None or NaN in one of them: this
-            value is missing; in all of them: this row has no table.
-        series: time series, lists of steps, each a list of numbers (or a number); None in a row, or no step: this row
+        image: pictures, a `datasets.Image` or paths; None in a row: the row has no picture. One or several.
+        image_id: equal values mean the same picture; if left out, equal bytes do.
+        text: strings; None in a row: the row has no text. One or several.
+        label: a `ClassLabel`, strings, integers, floats, or lists of floats. A list of names if a row has the labels
+            of several tasks. Each task has the name of its column.
+        kind: strings by which metrics are split.
+        weight: numbers, how much each row counts in the training loss. By label column if only some tasks have
+            weights.
+        audio: sounds, a `datasets.Audio`, paths or bytes; None in a row: the row has no sound. One or several.
+        video: files of videos, their paths or bytes, or lists of pictures; None in a row: the row has no video. The
+            frames are pictures of the row and come after those of `image`.
+        table: numbers, strings, truth values or classes, the columns of a table. None or NaN in a column: this value
+            is missing. In all columns: the row has no table.
+        series: time series: lists of steps, each a list of numbers (or a number); None in a row, or no step: the row
             has none. One or several.
-        extra: by modality from outside the package its columns, as its `ModalityReader` reads them.
+        extra: for modalities from outside the package, by name, the columns for their `ModalityReader`.
 
     Raises:
-        ValueError: a column has a name that rows need for themselves, or a modality that of a field above; weights of
-            a label that is not there.
+        ValueError: a column has a name that rows reserve; a modality in `extra` has a field above; or weights belong
+            to a label that does not exist.
     """
 
     image: str | list[str] | None = None
@@ -96,32 +99,34 @@ class Columns:
     def __post_init__(self):
         library = [name for name, modality in MODALITIES.items() if not modality.extra]
         if taken := sorted(set(self.extra) & {*library, *(each.name for each in fields(self))}):
-            raise ValueError(f"extra is for modalities from outside mm_hf; {taken} are its own: use their arguments.")
-        read = [pair for pair in self.named() if pair[0] not in ("kind", "group")]  # these are not read row by row
+            raise ValueError(
+                f"extra is only for modalities from outside mm_hf, but {taken} are part of it: use their arguments."
+            )
+        read = [pair for pair in self.named() if pair[0] not in ("kind", "group")]  # those two are not read row by row
         reserved = [(part, column) for part, column in read if column in (ROW_ID, SPLIT)]
         if reserved:
             part, column = reserved[0]
             raise ValueError(
-                f"The {part} column is called {column!r}, which is what rows keep their place under: rename it, for "
+                f"The {part} column is called {column!r}, but rows use this name for their place: rename it, for "
                 f"instance to {f'{column}_'!r}."
             )
         if isinstance(self.weight, dict) and (unknown := set(self.weight) - set(self.labels)):
             meant = did_you_mean(sorted(unknown)[0], self.labels)
-            raise ValueError(f"weight names {sorted(unknown)}, but the columns of labels are {self.labels}.{meant}")
+            raise ValueError(f"weight names {sorted(unknown)}, but the label columns are {self.labels}.{meant}")
 
     @property
     def images(self) -> list[str]:
-        """The columns of pictures, none, one or several."""
+        """The columns of pictures: none, one or several."""
         return listed(self.image)
 
     @property
     def texts(self) -> list[str]:
-        """The columns of texts, none, one or several."""
+        """The columns of texts: none, one or several."""
         return listed(self.text)
 
     @property
     def sounds(self) -> list[str]:
-        """The columns of sounds, none, one or several."""
+        """The columns of sounds: none, one or several."""
         return listed(self.audio)
 
     @property
@@ -130,28 +135,28 @@ class Columns:
         return [*self.images, *self.sounds, *listed(self.video)]
 
     def frames(self, pictures: int) -> int:
-        """Of so many pictures that a model looks at in a row those that are frames of its video."""
+        """The number of frames of the video, if a model sees `pictures` pictures per row."""
         return max(1, pictures - len(self.images))
 
     @property
     def labels(self) -> list[str]:
-        """The columns of labels, none, one or several."""
+        """The columns of labels: none, one or several."""
         return listed(self.label)
 
     @property
     def weights(self) -> dict[str, str]:
-        """By column of labels the column of their weights, where they have one."""
+        """The weight column by label column, for labels that have weights."""
         if self.weight is None:
             return {}
         return dict.fromkeys(self.labels, self.weight) if isinstance(self.weight, str) else dict(self.weight)
 
     def named(self) -> list[tuple[str, str]]:
-        """The columns that are there, as pairs of their part and their name: the part is a field of this class, or a
-        modality from outside. What says something about a row comes last."""
+        """All columns, as pairs of their part and their name. A part is a field of this class, or a modality from
+        outside. Labels, kinds and weights come last."""
         values = {each.name: getattr(self, each.name) for each in fields(Columns)}
         values |= {"weight": list(dict.fromkeys(self.weights.values()))}
         values |= values.pop("extra")
-        ordered = sorted(values, key=ABOUT_ROWS.__contains__)  # the others stay in their order
+        ordered = sorted(values, key=ABOUT_ROWS.__contains__)  # the others keep their order
         return [(part, column) for part in ordered for column in listed(values[part])]
 
 
@@ -161,15 +166,16 @@ def listed(names: str | list[str] | None) -> list[str]:
 
 
 def resolve_path(path: str, root: str | None) -> str:
-    """Makes the path of a picture or sound absolute, links followed, and refuses it where it leads out of `root`: a
+    """The absolute path of a picture or sound, with links resolved. Refuses a path that leads out of `root`, because a
     table from a stranger must not read other files of this machine.
 
     Args:
         path: as the row has it, relative to `root` or absolute.
-        root: see `data_root_of`; None: only the caches of datasets and of the Hub, where they put pictures themselves.
+        root: see `data_root_of`; None: only the caches of datasets and of the Hub are allowed, where these libraries
+            put pictures.
 
     Raises:
-        ValueError: it leads elsewhere.
+        ValueError: the path leads out of the root.
     """
     roots = [root] if root is not None else [str(datasets.config.HF_DATASETS_CACHE), HF_HUB_CACHE]
     if "\0" not in path:
@@ -177,18 +183,18 @@ def resolve_path(path: str, root: str | None) -> str:
         for allowed in map(os.path.realpath, roots):
             if os.path.commonpath([full, allowed]) == allowed:
                 return full
-    hint = "" if root is not None else "; data_root names the folder of the pictures"
+    hint = "" if root is not None else ": set data_root to the folder of the files"
     raise ValueError(f"path {path!r} leads out of {' and '.join(map(repr, roots))}{hint}.")
 
 
 def is_absent(value: Any) -> bool:
-    """Whether a row has nothing there: None, or the NaN that tables write for it."""
+    """Whether a value is absent: None, or NaN, which tables write for it."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def rows_by_path(dataset: Dataset, split: str, column: str) -> Iterator[dict[str, Any]]:
-    """The rows whose picture or sound is in a file and not in the data, without their other columns, as `Rows` gives
-    them. Pictures are `Image(decode=False)`, sounds likewise structs of bytes and path."""
+    """The rows whose picture or sound is a file outside the data, in the form of `Rows`, without other columns.
+    Pictures are `Image(decode=False)`. Sounds are structs of bytes and path."""
     names = [column, *({SOURCE_ROW} & set(dataset.column_names))]
     start = 0
     for table in dataset.select_columns(names).with_format("arrow").iter(batch_size=1000):
@@ -204,14 +210,14 @@ def rows_by_path(dataset: Dataset, split: str, column: str) -> Iterator[dict[str
 class Rows(TorchDataset):
     """Rows of one split as dicts, each with its `row_id` (its position) and the name of its `split`.
 
-    Fetched by the batch, which is some 20 times faster than one by one.
+    Rows are fetched in batches, which is about 20 times faster than one by one.
 
     Args:
         dataset: the rows.
-        split: their name in messages.
+        split: the name of the split, for messages.
 
     Attributes:
-        groups, lengths, weights: one value a row, for `GroupedBatchSampler`; None where all rows are alike.
+        groups, lengths, weights: one value per row, for `GroupedBatchSampler`; None if all rows are alike.
     """
 
     def __init__(self, dataset: Dataset, split: str):

@@ -1,4 +1,4 @@
-"""Which rows make a batch, on which process."""
+"""Decides which rows form a batch, in each process."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -7,43 +7,43 @@ import torch
 from torch.utils.data import Sampler
 
 
-# Groups are sorted by length among so many global batches: the library's own `LengthGroupedSampler` takes 50 too.
+# Groups are sorted by length within this many global batches. `LengthGroupedSampler` of transformers also uses 50.
 WINDOW = 50
 
-# The label of a row that has none.
+# The label of a row without a label.
 NO_LABEL = -100
 
 
 class GroupedBatchSampler(Sampler[list[int]]):
     """Batches that keep the rows of one group together, so that a picture with ten questions is encoded once.
 
-    The groups are shuffled, their rows laid end to end, and the sequence is cut into global batches; each process
-    takes its own part of every global batch, so that two processes see the rows that one would see with twice the
-    batch.
+    The groups are shuffled, their rows are put one after another, and this sequence is cut into global batches. Each
+    process takes its part of every global batch. So two processes see the same rows as one process with twice the
+    batch size.
 
-    With `lengths`, groups of similar length come into one batch, which then has little padding: within windows of 50
-    global batches they are sorted by the length of their longest row, and the batches change places after the cut.
+    With `lengths`, groups of similar length form a batch, which then has little padding. Groups are sorted by the
+    length of their longest row within windows of 50 global batches, and after the cut the batches are shuffled.
 
-    With `weights`, an epoch draws as many rows as there are, with replacement; what it drew of one group stays
-    together, but for repeats of a row.
+    With `weights`, an epoch draws as many rows as there are, with replacement. The drawn rows of one group stay
+    together, except repeats of the same row.
 
-    The batches of several processes are cut here: hand the loader to nothing that deals them out again
-    (`accelerator.prepare`). Where that happens to a sampler of one process, no row is lost, because its `batch_size`
-    is None: Accelerate takes a number to mean that all batches are as large.
+    This sampler already divides the batches between the processes. Do not pass the loader to code that divides them
+    again (`accelerator.prepare`). If that happens to the sampler of a single process, no row is lost, because
+    `batch_size` is None. Accelerate would take a number to mean that all batches have this size.
 
     Args:
-        groups: for each row the key of its group; None: each row is its own.
-        batch_size: rows a process and batch.
-        shuffle: another order in each epoch (see `set_epoch`), drawn from `seed`.
-        seed: of the order.
-        rank, world_size: this process, and how many there are.
-        drop_last: leave out a last global batch in which a process would have no row. Training needs it.
-        lengths: of each row, in any unit (tokens, words).
-        weights: of each row, as `balanced_weights` gives them; a row of weight 0 is never drawn.
+        groups: the key of the group of each row; None: each row is a group.
+        batch_size: rows per process and batch.
+        shuffle: use another order in each epoch (see `set_epoch`), drawn from `seed`.
+        seed: the seed of the order.
+        rank, world_size: the number of this process, and how many processes there are.
+        drop_last: drop a last global batch in which some process would have no row. Training needs this.
+        lengths: the length of each row, in any unit (tokens, words).
+        weights: the weight of each row, see `balanced_weights`. A row with weight 0 is never drawn.
 
     Raises:
-        ValueError: a batch size below one, lengths or weights for another number of rows, a negative weight, or none
-            that is positive.
+        ValueError: the batch size is below one; lengths or weights have another number of rows; a weight is negative;
+            or no weight is positive.
     """
 
     batch_size = None
@@ -78,13 +78,13 @@ class GroupedBatchSampler(Sampler[list[int]]):
         self.epoch = self.skip = 0
 
     def set_epoch(self, epoch: int, skip: int = 0):
-        """Chooses the order of an epoch, and how many of its first batches to leave out, where a run resumes."""
+        """Sets the epoch, which decides the order, and how many of its first batches to skip when a run resumes."""
         if not 0 <= skip <= len(self):
-            raise ValueError(f"An epoch has {len(self)} batches: from 0 to as many can be skipped, got {skip}.")
+            raise ValueError(f"skip must be from 0 to {len(self)}, the number of batches of an epoch, got {skip}.")
         self.epoch, self.skip = epoch, skip
 
     def __len__(self) -> int:
-        """Batches of a whole epoch, those that are skipped included."""
+        """The number of batches of a whole epoch, with the skipped ones."""
         full, rest = divmod(self.rows, self.rows_per_batch * self.world_size)
         return full + (rest >= self.world_size if self.drop_last else rest > 0)
 
@@ -96,7 +96,7 @@ class GroupedBatchSampler(Sampler[list[int]]):
                 yield batch[first:last]
 
     def _global_batches(self, generator: torch.Generator) -> list[list[int]]:
-        """The rows of an epoch in batches of all processes together; a shorter one is the last."""
+        """The rows of an epoch as batches of all processes together. The last batch may be shorter."""
         groups = self.groups if self.bounds is None else self._draw(self.bounds, generator)
         if self.shuffle:
             groups = [groups[place] for place in torch.randperm(len(groups), generator=generator).tolist()]
@@ -112,8 +112,8 @@ class GroupedBatchSampler(Sampler[list[int]]):
         return batches
 
     def _draw(self, bounds: torch.Tensor, generator: torch.Generator) -> list[list[int]]:
-        """Groups of the rows that an epoch draws. A group comes as often as its most frequent row was drawn: all
-        repeats of a rare row in one batch would make most of that batch."""
+        """The groups of the drawn rows of an epoch. A group occurs as often as its most frequent row was drawn.
+        Otherwise all repeats of a rare row would be in one batch, and fill most of it."""
         points = torch.rand(self.rows, dtype=torch.float64, generator=generator)
         drawn = Counter(torch.searchsorted(bounds, points, right=True).tolist())
         return [
@@ -123,8 +123,8 @@ class GroupedBatchSampler(Sampler[list[int]]):
         ]
 
     def _sort_in_windows(self, groups: list[list[int]], lengths: Sequence[int]) -> list[list[int]]:
-        """Sorts by length among `WINDOW` global batches, upwards and downwards in turn, so that the batch in which two
-        windows meet is no mixture."""
+        """Sorts groups by length within `WINDOW` global batches, alternately up and down. So the batch at the border
+        of two windows has rows of similar length."""
 
         def longest(group: list[int]) -> int:
             return max(lengths[row] for row in group)
@@ -146,7 +146,7 @@ class GroupedBatchSampler(Sampler[list[int]]):
 
 
 def cumulated(weights: Sequence[float]) -> torch.Tensor:
-    """Upper ends of the rows' shares of [0, 1), `(N,)` float64."""
+    """The cumulative weights, divided by their sum, `(N,)` float64. They are the upper ends of shares of [0, 1)."""
     values = torch.as_tensor(weights, dtype=torch.float64)
     bad = ~(values.isfinite() & (values >= 0))
     if bad.any():
@@ -154,22 +154,22 @@ def cumulated(weights: Sequence[float]) -> torch.Tensor:
         raise ValueError(f"weights must be finite and not negative, got {weights[row]} for row {row}.")
     sums = values.cumsum(0)
     if len(sums) == 0 or sums[-1] == 0:
-        raise ValueError(f"weights must have one above 0 at least, got {len(values)} that are 0.")
+        raise ValueError(f"weights must have at least one value above 0, but all {len(values)} are 0.")
     return sums / sums[-1]
 
 
 def balanced_weights(labels: Sequence) -> list[float]:
-    """Weights with which every class is drawn equally often.
+    """Weights that make every class equally frequent in training.
 
     Args:
-        labels: for each row its class, in any form that can be a key, or a list of classes where a row has several;
-            None, NaN, -100 and an empty list stand for a label that is missing.
+        labels: the class of each row, as any value that can be a dict key, or a list of classes if a row has several.
+            None, NaN, -100 and an empty list mean a missing label.
 
     Returns:
-        for each row one over the number of rows with its class; for several classes the mean of that; 0 where the
-        label is missing.
+        for each row, one divided by the number of rows with its class. With several classes, the mean of these values.
+        0 if the label is missing.
     """
-    if isinstance(labels, torch.Tensor):  # its entries would be keys by identity
+    if isinstance(labels, torch.Tensor):  # as dict keys, its entries would all be different
         labels = labels.tolist()
     classes = [[label for label in each if known(label)] for each in map(as_list, labels)]
     counts = Counter(label for row in classes for label in set(row))
@@ -182,5 +182,5 @@ def as_list(label) -> list:
 
 
 def known(label) -> bool:
-    """Whether this is a label: NaN alone differs from itself."""
+    """Whether this is a label. NaN is not; only NaN is different from itself."""
     return label is not None and label != NO_LABEL and label == label

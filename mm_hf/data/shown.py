@@ -1,6 +1,7 @@
-"""Items of rows as a page can show them: small, in the page itself, and as JSON.
+"""Items of rows in a form that a page can show: small, embedded in the page, and as JSON.
 
-Each function gives the `kind` of an item, and under `shown` what a page draws for it, see `ModalityReader.shown_item`.
+Each function returns the `kind` of an item, and under `shown` the data that a page draws, see
+`ModalityReader.shown_item`.
 """
 
 import base64
@@ -25,20 +26,20 @@ PICTURE, TEXT, SOUND, SERIES, TABLE, VIDEO, OTHER = KINDS = (
     "video",
     "other",
 )
-MOST_PIXELS = 512  # of a side
+MOST_PIXELS = 512  # the longest side of a picture
 FRAME_PIXELS = 256
 MOST_CHARACTERS = 20_000
 MOST_SECONDS = 30
 MOST_STEPS = 2000
-COLORS = 256  # of a drawing, which a PNG keeps as it is; more is a photograph
+COLORS = 256  # a drawing has at most so many colours and becomes a PNG; other pictures are photographs
 
 
 def embedded_picture(image: Image.Image, most: int = MOST_PIXELS) -> str:
-    """A picture as a data URI: a JPEG, or a PNG where it is a drawing or small.
+    """A picture as a data URI. Drawings and small pictures become a PNG, others a JPEG.
 
     Args:
         image: upright, as `open_image` gives it.
-        most: pixels of its longer side; a larger one is reduced.
+        most: the largest number of pixels of the longer side. A larger picture is made smaller.
     """
     image = image.convert("L" if image.mode in ("1", "L", "I;16") else "RGB")
     image.thumbnail((most, most), Image.Resampling.LANCZOS)
@@ -48,7 +49,7 @@ def embedded_picture(image: Image.Image, most: int = MOST_PIXELS) -> str:
 
 
 def data_uri(media_type: str, content: bytes) -> str:
-    """What a file holds, as an address that needs no file."""
+    """The content of a file as a data URI, which a page can use without the file."""
     return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
 
 
@@ -62,7 +63,7 @@ def shown_frames(frames: Sequence[Image.Image], seconds: Sequence[float] | None 
 
     Args:
         frames: in their order.
-        seconds: when each is; None: that is not known.
+        seconds: the time of each frame; None: unknown.
     """
     pictures = [embedded_picture(frame, FRAME_PIXELS) for frame in frames]
     return {"kind": VIDEO, "shown": {"frames": pictures, "seconds": None if seconds is None else list(seconds)}}
@@ -74,12 +75,12 @@ def shown_text(text: str) -> dict[str, Any]:
 
 
 def shown_other(item: Any) -> dict[str, Any]:
-    """An item of a modality that does not say how it is shown."""
+    """An item of a modality that does not define how it is shown."""
     return {"kind": OTHER, "shown": {"text": shortened(str(item))}}
 
 
 def shortened(text: str) -> str:
-    """A text of at most `MOST_CHARACTERS`, which says what was cut off."""
+    """A text of at most `MOST_CHARACTERS` characters. A cut text says how many characters are missing."""
     left = len(text) - MOST_CHARACTERS
     return text if left <= 0 else f"{text[:MOST_CHARACTERS]}… ({left:,} more characters)"
 
@@ -88,11 +89,11 @@ def shown_sound(samples: np.ndarray, sampling_rate: int, spectrogram: Image.Imag
     """A sound.
 
     Args:
-        samples: `(S,)` float, at most `MOST_SECONDS` of it.
-        sampling_rate: of the samples, in hertz.
-        spectrogram: of the same samples, time to the right.
+        samples: `(S,)` float, at most `MOST_SECONDS` seconds.
+        sampling_rate: the rate of the samples in hertz.
+        spectrogram: of the same samples, with time to the right.
     """
-    peak = max(1.0, float(np.abs(samples).max(initial=0.0)))  # what is louder than a file can hold is made softer
+    peak = max(1.0, float(np.abs(samples).max(initial=0.0)))  # samples that are too loud for a file are scaled down
     with wave.open(buffer := io.BytesIO(), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
@@ -107,8 +108,8 @@ def shown_sound(samples: np.ndarray, sampling_rate: int, spectrogram: Image.Imag
 
 
 def shown_series(series: Any) -> dict[str, Any]:
-    """A time series: `values` `(C, S)`, None where a reading is missing; of a long one every so many steps, which
-    `every` says."""
+    """A time series: `values` `(C, S)`, with None for a missing reading. A long series is thinned to one step in
+    `every`."""
     steps = np.asarray(as_steps(series), dtype=float)
     every = -(-len(steps) // MOST_STEPS) or 1
     kept = steps[::every].T.tolist()
@@ -118,6 +119,6 @@ def shown_series(series: Any) -> dict[str, Any]:
 
 
 def shown_table(columns: Sequence[str], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns of a table, in their order; empty where the row has no value."""
+    """The columns of a table, in order. Empty texts where the row has no value."""
     texts = [shortened(str(values.get(name, ""))) for name in columns]
     return {"kind": TABLE, "shown": {"columns": list(columns), "values": texts}}

@@ -1,4 +1,4 @@
-"""Opens people's own data, whatever form it has, as one `DatasetDict` with train, validation and test."""
+"""Opens the user's data in any form as one `DatasetDict` with train, validation and test."""
 
 import glob
 import os
@@ -61,56 +61,56 @@ def load_splits(
     fold: tuple[int, int] | None = None,
     bad: list[BadRowError] | None = None,
 ) -> DatasetDict | IterableDatasetDict:
-    """Loads a data set, checks its columns, and cuts validation and test from train where they are missing.
+    """Loads a data set, checks its columns, and splits validation and test off from train if they are missing.
 
-    Pictures stay encoded, as a struct of bytes and path: the collator decodes each distinct one of a batch once, and
-    follows a path only through `resolve_path`. Only the columns in use are read, with one type for all parts; what the
-    cells of a CSV are, `read_csv` says. Other parts than train may lack the labels, which then are None, and the
-    weights, which then are 1.
+    Pictures stay encoded, as structs of bytes and path. The collator decodes each distinct picture of a batch once,
+    and opens a path only through `resolve_path`. Only the columns in use are read, with one type for all parts.
+    `read_csv` describes how cells of a CSV are read. Parts other than train may lack labels, which are then None, and
+    weights, which are then 1.
 
     Args:
         dataset: one of
             a folder that `save_to_disk` wrote (a single `Dataset` is the training part);
-            a .csv, .tsv, .json, .jsonl or .parquet file, a glob of such files, or a folder of them: files named after
-            the parts (`train.csv`, `val.csv`…) become these, else all are the training part;
-            WebDataset shards, .tar, likewise: columns are the members' extensions, `json.question` a key of the json;
-            a folder of pictures with metadata.csv or .jsonl (column `image`), or with one sub-folder a class (columns
-            `image` and `label`), and whatever else `datasets.load_dataset` reads in a folder;
+            a .csv, .tsv, .json, .jsonl or .parquet file, a glob of such files, or a folder of them. Files with the
+            name of a part (`train.csv`, `val.csv`…) become this part. If no file has such a name, all are the training
+            part; WebDataset shards, .tar, in the same way: columns are the members' extensions, `json.question` is a
+            key of the json;
+            a folder of pictures with metadata.csv or .jsonl (column `image`), or with one sub-folder per class
+            (columns `image` and `label`), and any other folder that `datasets.load_dataset` reads;
             a Hub id.
-        columns: see there; others are dropped. Parts that were cut, and what is left of train, have `_source_row` as
-            well: the row's number before.
-        data_root: folder of the pictures where a column holds their paths; see `data_root_of`.
-        time_column: dates or times: the latest rows are cut off, and not some at random.
-        streaming: read while training; all three parts must be there.
-        validation_fraction, test_fraction: of the rows of train; 0 leaves the part out.
-        group_column: rows with equal values stay on one side of a cut; left out, those that share a picture do.
-        as_text: columns of a CSV whose cells are texts, whatever they look like: labels that are to be written.
-        measured: a validation or test part without any label is of no use: with a warning it is left out, and cut
-            from train as if it had never been there.
-        as_written: False reads CSVs as they were read when digits lost their zeros and text could be numbers: for runs
-            that began so.
-        as_meant: labels that are numbers formatted for people ("1.402,15") become numbers, unless they are few; False
-            leaves them as texts.
-        decimal: "," or ".", what begins the decimals of such numbers where no value of their column tells.
-        problem_type: of a recipe: of all labels, or by their columns; None: by what they hold.
-        bad: rows without a time are left out of a cut by `time_column`, and put here; None: the first one is raised.
-        fold: how many folds there are and the number of one, from 1: its rows are the test part, and validation is cut
-            from the others; 0: all rows are train.
+        columns: the columns in use. Others are dropped. If parts are split off, they and the rest of train also have
+            `_source_row`, the row's number before the split.
+        data_root: the folder of the files, if a column holds their paths; see `data_root_of`.
+        streaming: read rows during training. All three parts must exist.
+        validation_fraction, test_fraction: the share of train's rows for the part; 0: the part is left out.
+        group_column: rows with equal values stay in the same part. If left out, rows with the same picture do.
+        time_column: dates or times. The latest rows become validation and test, instead of random rows.
+        seed: the seed of the random split.
+        as_text: CSV columns with cells that are always texts: labels to write.
+        measured: a validation or test part without any label is useless. It is replaced, with a warning, by a part
+            that is split off from train.
+        as_written: False reads CSVs in the old way, in which digits lost leading zeros and texts could become numbers.
+            For runs that began in this way.
+        as_meant: labels that are numbers formatted for people ("1.402,15") become numbers, unless few are distinct.
+            False: they stay texts.
+        decimal: "," or ".", the mark before the decimals of such numbers, for columns in which no value shows it.
+        problem_type: the problem type of a recipe: one for all labels, or by column; None: found from the values.
+        fold: the number of folds and the number of one fold, from 1. Its rows are the test part, and validation is
+            split off from the others. Number 0: all rows are train.
+        bad: collects rows without a time, which are left out of a split by `time_column`; None: the first one raises.
 
     Raises:
-        FileNotFoundError: no such folder or file, nor a data set that the Hub gives.
-        ValueError: a file that cannot be read or has no rows, a column that is not there or holds no pictures, types
-            of a column that do not go together in all parts, a part that is missing and cannot be cut.
+        FileNotFoundError: there is no such folder, file or data set on the Hub.
+        ValueError: a file cannot be read or has no rows; a column does not exist or holds no pictures; the types of a
+            column do not fit together in all parts; or a part is missing and cannot be split off.
     """
     fractions = {"validation": validation_fraction, "test": test_fraction}
     if min(fractions.values()) < 0 or sum(fractions.values()) >= 1:
         raise ValueError(
-            f"validation_fraction and test_fraction must be at least 0 and below 1 together, got {fractions}."
+            f"validation_fraction and test_fraction must be at least 0, and their sum below 1, got {fractions}."
         )
     if group_column and time_column:
-        raise ValueError(
-            f"group_column is {group_column!r} and time_column is {time_column!r}: rows are cut by one of them."
-        )
+        raise ValueError(f"group_column is {group_column!r} and time_column is {time_column!r}: set only one of them.")
     root = data_root_of(dataset, data_root)
     wanted = wanted_columns(columns, group_column, time_column)
     splits, known = open_source(dataset, streaming, wanted, as_text, as_written, decimal)
@@ -118,7 +118,7 @@ def load_splits(
     if not streaming:
         splits = with_labels(splits, columns)
     for name, split in splits.items():
-        # Rows are kept together where they are cut, and nowhere else.
+        # Group and time columns are needed only in a part that is split up.
         cut_up = name == "train" or "train" not in splits
         kept_together, times = (group_column, time_column) if cut_up else (None, None)
         splits[name] = prepare(split, name, dataset, columns, kept_together, root, known.get(name), times)
@@ -131,15 +131,15 @@ def load_splits(
     if fold is not None:
         if present := [part for part in PARTS[1:] if part in splits]:
             raise ValueError(
-                f"{dataset} has the part(s) {', '.join(present)} itself, and folds cuts all rows: leave folds out, or "
-                "name the file of train alone."
+                f"{dataset} already has the part(s) {', '.join(present)}, but folds splits all rows itself: leave "
+                "folds out, or give only the file of train."
             )
         fractions = {"validation": 0.0, "test": 0.0}
     missing = [part for part in PARTS[1:] if part not in splits and fractions[part] > 0]
     if missing and (streaming or "train" not in splits):
         raise ValueError(
-            f"{dataset} has no {' and no '.join(missing)} part (it has {list(splits)}), and one can be cut from train "
-            f"alone, and not of a stream: add files named after the parts, or set {missing[0]}_fraction to 0."
+            f"{dataset} has no {' and no '.join(missing)} part (it has {list(splits)}). A part can be split off only "
+            f"from train, and not from a stream: add files named after the parts, or set {missing[0]}_fraction to 0."
         )
     kept = list(dict.fromkeys(column for _, column in columns.named()))
     if missing:
@@ -166,11 +166,11 @@ def load_splits(
 
 
 def data_root_of(dataset: str | os.PathLike, data_root: str | os.PathLike | None = None) -> str | None:
-    """The folder that paths of pictures are relative to and may not leave: `data_root`, else the folder of the data
-    set or of its file; None for a Hub id."""
+    """The folder that paths of files are relative to, and that they must stay in: `data_root`, else the folder of the
+    data set or of its file. None for a Hub id."""
     if data_root is not None:
         if not os.path.isdir(data_root):
-            raise FileNotFoundError(f"data_root {str(data_root)!r} is no folder.")
+            raise FileNotFoundError(f"data_root {str(data_root)!r} is not a folder.")
         return os.path.realpath(data_root)
     if os.path.isdir(dataset):
         return os.path.realpath(dataset)
@@ -189,7 +189,7 @@ def wanted_columns(
 
 
 def with_labels(splits: dict[str, Any], columns: Columns) -> dict[str, Any]:
-    """The parts, those beside train with the columns of labels and weights that they lack: labels None, weights 1."""
+    """The parts. If a part lacks label or weight columns that train has, they are added: labels None, weights 1."""
     train = splits.get("train")
     if train is None:
         return splits
@@ -206,18 +206,18 @@ def with_labels(splits: dict[str, Any], columns: Columns) -> dict[str, Any]:
 
 
 def is_measurable(split: Dataset, name: str, columns: Columns, dataset: str | os.PathLike) -> bool:
-    """Whether a part can be measured: it has a label. Says so where it cannot."""
+    """Whether a part can be measured, because it has a label. Warns if it cannot."""
     if name not in PARTS[1:] or not columns.labels or any(has_labels(split, column) for column in columns.labels):
         return True
     logger.warning(
-        f"Part {name!r} of {dataset} has no label in {' and '.join(map(repr, columns.labels))}: nothing can be "
-        "measured on it, so it is left out, and rows of train take its place."
+        f"Part {name!r} of {dataset} has no label in {' and '.join(map(repr, columns.labels))}, so nothing can be "
+        "measured on it. It is left out, and rows of train are used instead."
     )
     return False
 
 
 def has_labels(split: Dataset, column: str) -> bool:
-    """Whether any row has a label: neither None, NaN nor the -1 that stands for a missing class."""
+    """Whether any row has a label. None, NaN and -1, the number of a missing class, do not count."""
     classes = isinstance(split.features[column], ClassLabel)
     for table in split.select_columns([column]).with_format("arrow").iter(batch_size=1000):
         values = table[column].filter(pc.invert(pc.is_null(table[column], nan_is_null=True)))
@@ -236,26 +236,28 @@ def prepare(
     known: list[str] | None = None,
     time_column: str | None = None,
 ) -> Dataset | IterableDataset:
-    """One part with its columns checked, its pictures as structs of bytes and path, and its texts as strings.
+    """One part with checked columns, pictures as structs of bytes and path, and texts as strings.
 
     Args:
-        name, dataset: of the part and of the whole, in messages.
-        columns, group_column, time_column: those in use.
-        known: all columns that its files have; None: those of `split`.
+        split: the rows.
+        name, dataset: the names of the part and of the data set, for messages.
+        columns, group_column, time_column: the columns in use.
+        root: the folder of files, see `data_root_of`.
+        known: all columns in its files; None: those of `split`.
     """
     for column, feature in (split.features or {}).items():
-        if isinstance(feature, Audio):  # decoding it would need torchcodec, and is not wanted here
+        if isinstance(feature, Audio):  # decoding is not needed here, and would require torchcodec
             split = split.cast_column(column, Audio(decode=False))
         if isinstance(feature, Video):
             split = split.cast_column(column, Video(decode=False))
     try:
         empty = next(iter(split.select_columns(split.column_names or []).take(1)), None) is None
-    except Exception as error:  # a stream is opened here, and each reader raises its own types
+    except Exception as error:  # a stream is opened here, and each reader raises different types
         raise unreadable(dataset, error, local=True) from error
     if empty:
-        raise ValueError(f"Part {name!r} of {dataset} has no rows.")
+        raise ValueError(f"Part {name!r} of {dataset} has no rows. Add some, or remove the part.")
     if split.features is None:
-        split = split._resolve_features()  # a stream that was mapped; datasets' own methods do the same
+        split = split._resolve_features()  # for a stream after `map`; datasets does the same
     wanted = wanted_columns(columns, group_column, time_column)
     split = add_fields(split, [column for _, column in wanted if column not in split.column_names])
     for part, column in wanted:
@@ -270,12 +272,14 @@ def prepare(
             )
         if part in ("image_id", "kind", "group") and not isinstance(split.features[column], Value | ClassLabel):
             raise ValueError(
-                f"Column {column!r} (given as {part}_column) of {dataset} holds {split.features[column]}: its values "
-                "tell rows apart, so they have to be strings or numbers."
+                f"Column {column!r} (given as {part}_column) of {dataset} holds {split.features[column]}, but its "
+                "values identify rows: they must be strings or numbers."
             )
         kind = getattr(split.features[column], "dtype", "")
         if part == "weight" and not holds_weights(split, column, kind):
-            raise ValueError(f"Column {column!r} (given as weight_column) of {dataset} holds no numbers, but {kind}.")
+            raise ValueError(
+                f"Column {column!r} (given as weight_column) of {dataset} must hold numbers, but it holds {kind}."
+            )
     for part, column in wanted:
         if (reader := reader_of_part(part)) is not None:
             split = reader.prepare_column(split, column, part, root)
@@ -283,14 +287,14 @@ def prepare(
 
 
 def holds_weights(split: Dataset | IterableDataset, column: str, kind: str) -> bool:
-    """Whether a column holds numbers, or texts that are numbers but for a few bad ones."""
+    """Whether a column holds numbers, or texts that are almost all numbers."""
     if kind in STRINGS and isinstance(split, Dataset):
         return kind_of_texts(count_values(split, column)) in ("digits", "numbers")
     return kind_of(kind) in ("int", "float")
 
 
 def spelled(split: Dataset | IterableDataset, name: str, column: str) -> Dataset | IterableDataset:
-    """A part with a column of numbers and texts, as JSON may have one, as texts."""
+    """A part with a column of mixed numbers and texts, as JSON may have one, converted to texts."""
     features = Features({**split.features, column: Value("string")})
     return split.map(partial(spell, name=name, column=column), with_indices=True, features=features)
 
@@ -300,6 +304,6 @@ def spell(row: dict[str, Any], place: int, name: str, column: str) -> dict[str, 
     value = row[column]
     if value is not None and not isinstance(value, (str, int, float)):
         raise Unreadable(
-            f"Row {place} of part {name!r}, column {column!r}, holds {value!r:.80} where others are texts."
+            f"Row {place} of part {name!r}, column {column!r}, holds {value!r:.80}, but other rows have texts there."
         )
     return {column: value if value is None or isinstance(value, str) else name_of(value)}

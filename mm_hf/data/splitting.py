@@ -1,4 +1,4 @@
-"""Cuts validation and test from a training part, so that no picture or sound stands on both sides."""
+"""Splits validation and test off from a training part, so that no picture or sound is in two parts."""
 
 import hashlib
 import os
@@ -13,14 +13,15 @@ from datasets import Dataset
 from .rows import SOURCE_ROW, BadRowError, Columns
 
 
-MAX_STRATA, TENTHS = 100, 10  # classes that folds have alike, and parts that numbers are put into
+MAX_STRATA, TENTHS = 100, 10  # most classes that folds balance; number of bins for numbers
 
 
 def group_rows(split: Dataset, columns: Columns, group_column: str | None = None) -> list[list[int]]:
     """Rows that must stay together, as lists of row numbers in the order of their first rows.
 
-    Rows are one group when they share a value of `group_column`, else any sound or picture (its bytes or path, for
-    pictures `columns.image_id` where there is one); this is transitive. A row without any is a group of its own.
+    Rows are in one group if they share a value of `group_column`. Without `group_column`, they are if they share any
+    sound or picture (by its bytes or path; pictures by `columns.image_id`, if there is one). If A shares with B and B
+    with C, all three are in one group. A row without any of these is a group by itself.
     """
     keyed = columns.files
     if group_column:
@@ -50,8 +51,8 @@ def group_rows(split: Dataset, columns: Columns, group_column: str | None = None
 
 
 def group_keys(values: Iterable[Any]) -> list[Any]:
-    """What rows may share: pictures and sounds by their bytes or path, other values as they are; absent ones are left
-    out."""
+    """The values that rows may share: pictures and sounds by their bytes or path, other values as they are. Absent
+    values are left out."""
     keys = []
     for value in values:
         if isinstance(value, list):  # the pictures of a video
@@ -65,14 +66,16 @@ def group_keys(values: Iterable[Any]) -> list[Any]:
 
 
 def times_of(split: Dataset, column: str, bad: list[BadRowError] | None = None) -> np.ndarray:
-    """The times of rows as numbers, `(N,)` float64: of dates and texts that are dates, or numbers as they are.
+    """The times of rows as numbers, `(N,)` float64. The column holds dates, texts that are dates, or numbers.
 
     Args:
-        bad: rows without a time are put into it, and NaN; None: the first of them is raised.
+        split: the rows.
+        column: the column of the times.
+        bad: collects rows without a time, which get NaN; None: the first of them raises.
 
     Raises:
-        ValueError: a row without a time, a text that is none, or dates of which nobody can know whether the day or
-            the month comes first.
+        ValueError: a row has no time; a text is not a time; or it is ambiguous whether the day or the month comes
+            first.
     """
     values = pd.Series(split[column][:])
     numeric = pd.api.types.is_numeric_dtype(values)
@@ -80,21 +83,21 @@ def times_of(split: Dataset, column: str, bad: list[BadRowError] | None = None) 
     for place in np.flatnonzero(times.isna()).tolist():
         if bad is None:
             raise ValueError(
-                f"time_column is {column!r}, and row {place} has no time there, but {values[place]!r}. --on_error "
-                "skip leaves such rows out, and lists them."
+                f"time_column is {column!r}, but row {place} has {values[place]!r} there, which is not a time. To "
+                "leave such rows out and list them, use --on_error skip."
             )
         row = {"split": "train", "row_id": place, SOURCE_ROW: place}
-        bad.append(BadRowError(row, column, f"the parts are cut by this time, got {values[place]!r:.80}"))
+        bad.append(BadRowError(row, column, f"the split needs a time here, got {values[place]!r:.80}"))
     return times.to_numpy(dtype=float)
 
 
 def read_times(values: pd.Series, column: str) -> pd.Series:
-    """Times as numbers; NaN for what is none. Arguments as of `times_of`."""
+    """Times as numbers, NaN for values that are not times. For arguments and errors see `times_of`."""
     parted = values.astype(str).str.extract(r"^\s*(\d{1,2})[-/](\d{1,2})[-/]\d{4}").dropna().astype(int)
     days = [bool((parted[place] > 12).any()) for place in (0, 1)]
     if len(parted) and days[0] == days[1]:
         raise ValueError(
-            f"time_column is {column!r}, whose values, such as {values[parted.index[0]]!r}, do not tell whether the "
+            f"time_column is {column!r}, and its values, such as {values[parted.index[0]]!r}, do not show whether the "
             "day or the month comes first: write them as 2025-12-31."
         )
     dots = bool(values.astype(str).str.match(r"\s*\d{1,2}\.\d{1,2}\.\d{4}").any())
@@ -103,13 +106,15 @@ def read_times(values: pd.Series, column: str) -> pd.Series:
 
 
 def cut_by_time(split: Dataset, times: np.ndarray, fractions: dict[str, float]) -> dict[str, Dataset]:
-    """Cuts parts from train by their time: the test part is the latest, and rows of one time stay together.
+    """Splits parts off from train by time. The test part is the latest. Rows with the same time stay together.
 
     Args:
-        times: of the rows, `(N,)`.
+        split: the rows of train.
+        times: the times of the rows, `(N,)`.
+        fractions: the share of the rows for each part.
 
     Raises:
-        ValueError: too few times for every part to have one.
+        ValueError: there are too few different times for all parts.
     """
     left, parts = np.arange(len(split)), {}
     for part in sorted(fractions):  # test before validation
@@ -119,27 +124,34 @@ def cut_by_time(split: Dataset, times: np.ndarray, fractions: dict[str, float]) 
         left = left[times[left] < since]
         if not len(left):
             raise ValueError(
-                f"{' and '.join(fractions)} cannot be cut by time: {len(split)} rows have {len(set(times))} times."
+                f"{' and '.join(fractions)} cannot be split off by time: the {len(split)} rows have only "
+                f"{len(set(times))} different time(s)."
             )
     return {"train": split.select(left), **{part: split.select(rows) for part, rows in parts.items()}}
 
 
 def cut(split: Dataset, groups: list[list[int]], fractions: dict[str, float], seed: int) -> dict[str, Dataset]:
-    """Cuts parts from train by whole groups, drawn at random.
+    """Splits parts off from train at random. Groups stay together.
 
-    Each part takes groups until it has its fraction of the rows, and passes over those that would be too many; one
-    that would stay empty takes the smallest group left.
+    Each part takes groups until it has its share of the rows, and skips groups that are too large for this. A part
+    that would stay empty takes the smallest group that is left.
+
+    Args:
+        split: the rows of train.
+        groups: see `group_rows`.
+        fractions: the share of the rows for each part.
+        seed: the seed of the draw.
 
     Returns:
-        train, which is the rest, and the parts; rows keep their order.
+        train, with the remaining rows, and the parts. Rows keep their order.
 
     Raises:
-        ValueError: too few groups for every part to have one.
+        ValueError: there are too few groups for all parts.
     """
     if len(groups) <= len(fractions):
         raise ValueError(
-            f"{' and '.join(fractions)} cannot be cut from {len(split)} training rows in {len(groups)} group(s): rows "
-            "that share a picture, a sound or a group stay together."
+            f"{' and '.join(fractions)} cannot be split off from {len(split)} training rows in {len(groups)} "
+            "group(s): rows that share a picture, a sound or a group stay together."
         )
     left = [groups[place] for place in np.random.default_rng(seed).permutation(len(groups))]
     parts: dict[str, list[int]] = {}
@@ -160,8 +172,8 @@ def cut(split: Dataset, groups: list[list[int]], fractions: dict[str, float], se
 
 
 def strata_of(split: Dataset, columns: Columns) -> list[int] | None:
-    """For each row what folds shall have alike: its class, or of numbers in which tenth it is; None where there are
-    several columns of labels, or what is in them says neither."""
+    """What folds should balance, for each row: its class, or for numbers their decile. None if there are several label
+    columns, or if the labels are neither classes nor numbers."""
     if len(columns.labels) != 1:
         return None
     values = split[columns.labels[0]][:]
@@ -186,25 +198,29 @@ def cut_fold(
     validation_fraction: float,
     seed: int,
 ) -> dict[str, Dataset]:
-    """One of so many folds as the test part, and validation cut from the other rows, by whole groups.
+    """One fold as the test part, and validation split off from the other rows. Groups stay together.
 
     Args:
+        split: the rows.
+        groups: see `group_rows`.
         strata: see `strata_of`.
-        count, number: of the folds, and of this one, from 1.
-        validation_fraction: of all rows.
+        count: how many folds there are.
+        number: the number of this fold, from 1.
+        validation_fraction: the share of all rows.
+        seed: the seed of the folds and of the split.
 
     Returns:
-        train, validation and test; rows keep their order.
+        train, validation and test. Rows keep their order.
 
     Raises:
-        ValueError: too few groups for every part to have one.
+        ValueError: there are too few groups for all parts.
     """
-    from sklearn.model_selection import GroupKFold, StratifiedGroupKFold  # late: it comes with mm_hf[train]
+    from sklearn.model_selection import GroupKFold, StratifiedGroupKFold  # imported late: it comes with mm_hf[train]
 
     if len(groups) < count + (2 if count == 2 else 0):
         raise ValueError(
-            f"{count} folds cannot be cut from {len(split)} rows in {len(groups)} group(s): rows that share a "
-            "picture, a sound or a group stay together. --folds takes a smaller number."
+            f"{len(split)} rows in {len(groups)} group(s) are too few for {count} folds: rows that share a picture, a "
+            "sound or a group stay together. Set --folds to a smaller number."
         )
     of_row = np.empty(len(split), dtype=np.int64)
     for place, group in enumerate(groups):
@@ -213,11 +229,11 @@ def cut_fold(
     alike = strata is not None and np.bincount(strata).max() >= count
     cutter = StratifiedGroupKFold(**options) if alike else GroupKFold(**options)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of a class that has fewer rows than there are folds
+        warnings.simplefilter("ignore", UserWarning)  # about classes with fewer rows than folds
         folds = list(cutter.split(of_row, strata if alike else None, of_row))
     rows = set(folds[number - 1][1].tolist())
     if not rows:
-        raise ValueError(f"Fold {number} of {count} has no rows: --folds takes a smaller number.")
+        raise ValueError(f"Fold {number} of {count} has no rows: set --folds to a smaller number.")
     others = [group for group in groups if group[0] not in rows]
     parts = cut(split, others, {"validation": validation_fraction}, seed)
     return {**parts, "test": split.select(sorted(rows))}

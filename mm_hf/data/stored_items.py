@@ -1,4 +1,4 @@
-"""The features on disk of the items of one run, by the keys that its collator makes."""
+"""The features on disk of the items of one run, by the keys of its collator."""
 
 from collections.abc import Callable, Iterator, Mapping
 
@@ -8,17 +8,18 @@ from .feature_store import FeatureSet, FeatureStore
 
 
 class StoredItems(Mapping):
-    """Features by key, which lie in a set of a `FeatureStore`.
+    """Features by key, stored in a set of a `FeatureStore`.
 
-    Batches are cut by the place of an item among all items of the run, and encoded as a whole where one of them is
-    missing: a run that was killed while it encoded and begins again has the features of one that was not, bit for bit.
-    (Features that another run with other rows left there were encoded in its batches: those differ by rounding.)
+    The place of an item among all items of the run decides its batch. A batch is encoded as a whole if one of its
+    items is missing. So a run that was killed during encoding and starts again gets the same features, bit for bit, as
+    a run that was not killed. (Features from another run with other rows were encoded in other batches, so they differ
+    by rounding.)
 
     Args:
-        store: of the set.
+        store: the store of the set.
         features: the set.
-        digests: by key that of the item.
-        rank, world_size: this process and how many encode the items, each its share of the batches.
+        digests: the digest of each item by key.
+        rank, world_size: the number of this process, and how many processes share the encoding.
         say: prints a line.
     """
 
@@ -33,7 +34,7 @@ class StoredItems(Mapping):
     ):
         self.store, self.features, self.digests = store, features, digests
         self.rank, self.world_size, self.say = rank, world_size, say
-        self.missing = 0  # items of all processes, when this one looked
+        self.missing = 0  # missing items of all processes, at the time when this process looked
         self.told = False
 
     def __getstate__(self):
@@ -50,7 +51,7 @@ class StoredItems(Mapping):
         return sum(1 for _ in self)
 
     def batches(self, keys: list[str], size: int) -> list[list[str]]:
-        """The batches of items that this process has to encode: those in which one is missing."""
+        """The batches that this process must encode, because at least one of their items is missing."""
         self.features.check(self.digests[key] for key in keys)
         first: dict[str, str] = {}  # of equal items
         for key in keys:
@@ -61,21 +62,21 @@ class StoredItems(Mapping):
         return [batch for batch in whole[self.rank :: self.world_size] if self.lacks(batch)]
 
     def lacks(self, keys: list[str]) -> bool:
-        """Whether the features of one of these items are not there."""
+        """Whether the features of any of these items are missing."""
         return any(self.digests[key] not in self.features for key in keys)
 
     def put(self, key: str, levels: tuple[torch.Tensor, ...], padded: bool, dtype: torch.dtype):
-        """Takes the features of an item, see `FeatureSet.add`."""
+        """Stores the features of an item, see `FeatureSet.add`."""
         self.features.add(self.digests[key], levels, padded, dtype)
 
     def expect(self, left: float):
-        """Says once what the features are going to take on disk, and makes room for them.
+        """Prints once how much disk space the features will need, and makes room for them.
 
         Args:
             left: bytes that this process still has to encode.
 
         Raises:
-            StoreError: they do not fit.
+            StoreError: the features do not fit.
         """
         if self.told:
             return
@@ -83,16 +84,16 @@ class StoredItems(Mapping):
         needed = int(left * self.world_size + self.features.pending_bytes)
         if left:
             self.say(
-                f"{self.missing:,} items to encode: their features take {needed / 1e9:.3g} GB in {self.store.folder}"
+                f"{self.missing:,} items to encode: their features need {needed / 1e9:.3g} GB in {self.store.folder}"
             )
         self.store.make_room(needed, self.features)
 
     def publish(self):
-        """Writes what is not written yet."""
+        """Writes features that are not written yet."""
         self.features.publish()
 
     def dtype_of(self, key: str) -> torch.dtype:
-        """In which an item's features are given back."""
+        """The dtype in which an item's features are returned."""
         return self.features.index[self.digests[key]][0].dtype
 
     def forget(self, keys: list[str]):

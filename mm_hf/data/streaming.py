@@ -1,4 +1,4 @@
-"""Batches of a data set that is read while training, the same ones whatever the workers, and after a resume too."""
+"""Batches of a data set that is read during training. They do not depend on the number of workers or on a resume."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,28 +14,29 @@ from .rows import EPOCH, POSITION, ROW_ID, SPLIT
 class StreamBatches(TorchIterableDataset):
     """Batches of rows of a stream, for one process.
 
-    The processes share the rows by shards where their number is a multiple of the processes, else row by row. A row is
-    a dict as `Rows` gives it, with its epoch, its position in this process's stream of that epoch, and as `row_id`
-    the position times `world_size` plus `rank`, which differs on every process.
+    If the number of shards is a multiple of the number of processes, the processes share the rows by shards, else row
+    by row. A row is a dict as `Rows` gives it, with its epoch and its position in this process's stream of that epoch.
+    Its `row_id` is the position times `world_size` plus `rank`, so it is different in every process.
 
-    Each worker of a `DataLoader` reads the process's whole stream and gives its share of the batches: their order does
-    not depend on the number of workers, and the reading is repeated, which pays where decoding is what takes the time.
-    (By itself datasets divides the shards between workers, and leaves workers without a shard idle.)
+    Each worker of a `DataLoader` reads the process's whole stream and gives its share of the batches. So their order
+    does not depend on the number of workers. The repeated reading pays off if decoding takes most of the time.
+    (datasets alone divides the shards between workers, and a worker without a shard is idle.)
 
     Args:
-        dataset: the rows; pictures as `Image(decode=False)`, or datasets decodes them, skipped ones too.
-        split: its name, for the rows.
-        batch_size: rows of a batch; the last one of an epoch may be smaller.
-        rank, world_size: this process, and how many there are.
-        shuffle_buffer: rows to draw the next one from, see `datasets.IterableDataset.shuffle`. The shards are shuffled
-            too, but read one after the other: a buffer smaller than a shard that is sorted does not mix it. 0: the
-            order of the files. (From the second epoch on datasets reads the shards in another order even then.)
-        seed: of the shuffle; the same on every process.
-        repeat: begin the next epoch after the last row, without waiting for other processes, and never end. Without
-            it one epoch.
+        dataset: the rows. Pictures must be `Image(decode=False)`, else datasets decodes them, also skipped ones.
+        split: the name of the split, for the rows.
+        batch_size: rows of a batch. The last batch of an epoch may be smaller.
+        rank, world_size: the number of this process, and how many processes there are.
+        shuffle_buffer: the number of rows from which the next one is drawn, see `datasets.IterableDataset.shuffle`.
+            The shards are shuffled too, but read one after the other, so a buffer that is smaller than a sorted shard
+            does not mix it. 0: the order of the files. (Even then datasets changes the order of the shards from the
+            second epoch on.)
+        seed: the seed of the shuffle. It must be the same in every process.
+        repeat: after the last row, begin the next epoch without waiting for other processes, and never end. False: one
+            epoch.
 
     Raises:
-        ValueError: a batch size below one, or, when it is read, a process without a row.
+        ValueError: the batch size is below one; or, during reading, this process has no row.
 
     Example:
 
@@ -59,8 +60,8 @@ class StreamBatches(TorchIterableDataset):
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
         if shuffle_buffer > 0:
-            # One shard after the other: several by turns are read by threads, and datasets 5.2 sleeps 5 s at the end
-            # of each pass over Parquet to get rid of them.
+            # Read one shard after the other. datasets 5.2 reads several shards with threads, and at the end of each
+            # pass over Parquet it sleeps for 5 s until they are gone.
             dataset = dataset.shuffle(seed=seed, buffer_size=shuffle_buffer, max_buffer_input_shards=1)
         self.dataset, self.split, self.batch_size = dataset, split, batch_size
         self.rank, self.world_size = rank, world_size
@@ -68,10 +69,10 @@ class StreamBatches(TorchIterableDataset):
         self.first_epoch = self.first_row = 0
 
     def start_at(self, epoch: int, rows: int):
-        """Goes on as if this many rows of this epoch had been given already, on this process.
+        """Continues as if this process had already given this many rows of this epoch.
 
-        The epoch is read again from its beginning and the rows dropped: datasets' own `load_state_dict` loses what was
-        in the shuffle buffer. Exact, and as slow as reading is.
+        The epoch is read again from its beginning, and these rows are dropped, because `load_state_dict` of datasets
+        loses the rows in the shuffle buffer. This is exact, but takes as long as reading the rows.
         """
         self.first_epoch, self.first_row = epoch, rows
 
@@ -83,7 +84,7 @@ class StreamBatches(TorchIterableDataset):
                 yield batch
 
     def batches(self) -> Iterator[list[dict[str, Any]]]:
-        """All batches of this process, whatever the worker."""
+        """All batches of this process, for all workers."""
         epoch, skipped = self.first_epoch, self.first_row
         while True:
             seen = 0
@@ -93,21 +94,23 @@ class StreamBatches(TorchIterableDataset):
                     yield [self.row(columns, place, seen, epoch) for place in range(max(0, skipped - seen), size)]
                 seen += size
             if seen == 0:
-                raise ValueError(f"Process {self.rank} of {self.world_size} has no row of split {self.split!r}.")
+                raise ValueError(
+                    f"Process {self.rank} of {self.world_size} has no row of {self.split!r}: use fewer processes."
+                )
             if not self.repeat:
                 return
             epoch, skipped = epoch + 1, 0
 
     def read(self, epoch: int) -> Iterator[dict[str, list]]:
-        """The process's part of an epoch, as dicts of columns of `batch_size` rows."""
-        # A new object each time: an IterableDataset keeps its epoch in memory that all workers share, and one of them
-        # would turn the page for another. Its `iter`, unlike `__iter__`, does not look for workers.
+        """This process's part of an epoch, as dicts of columns with `batch_size` rows."""
+        # A new object each time, because an IterableDataset keeps its epoch in memory that all workers share, and one
+        # worker would change the epoch of another. Its `iter`, unlike `__iter__`, does not split rows between workers.
         part = split_dataset_by_node(self.dataset, rank=self.rank, world_size=self.world_size)
         part.set_epoch(epoch)
         return part.iter(batch_size=self.batch_size)
 
     def row(self, columns: dict[str, list], place: int, before: int, epoch: int) -> dict[str, Any]:
-        """One row of a batch of columns, with where it comes from."""
+        """One row of a batch of columns, with its place in the stream."""
         row_id = (before + place) * self.world_size + self.rank
         values = {name: column[place] for name, column in columns.items()}
         return {**values, ROW_ID: row_id, SPLIT: self.split, EPOCH: epoch, POSITION: before + place}

@@ -1,4 +1,4 @@
-"""Says what was understood of a data set, before hours are spent on it."""
+"""Describes what was found in a data set, before a long training starts."""
 
 import textwrap
 from collections import Counter
@@ -18,7 +18,7 @@ from .modalities.text import describe_texts, text_lines
 from .rows import Columns
 
 
-STREAMED_ROWS = 1000  # that a stream is judged by
+STREAMED_ROWS = 1000  # how many rows of a stream are described
 SHOWN_CLASSES, SHOWN_LACKING = 20, 5
 WIDTH = 110
 
@@ -31,31 +31,32 @@ def describe(
     tokenizer: Any = None,
     root: str | None = None,
 ) -> dict[str, Any]:
-    """What the columns of a data set hold: counts are exact, or those of a stream's first 1,000 rows.
+    """Statistics of the columns of a data set. They are exact, or those of a stream's first 1,000 rows.
 
     Args:
         splits: as `load_splits` and `normalise_labels` give them.
-        columns: which plays which part.
-        names, problem_type: as `labels_of` gives them; where `columns.label` is a list, dicts by column.
-        tokenizer: lengths of texts are counted in its tokens as well.
-        root: for paths of pictures, see `resolve_path`.
+        columns: says what each column is used for.
+        names, problem_type: the results of `labels_of`. Dicts by column if `columns.label` is a list.
+        tokenizer: counts the tokens of texts as well; None: tokens are not counted.
+        root: the folder of files, see `resolve_path`.
 
     Returns:
-        `streamed_rows`: None, or of how many rows a part this speaks at most;
-        `rows`: of each part;
-        `columns`: a list of `part`, `column`, `type` and `absent`, the rate of each part of the data;
-        `labels`: `problem_type`, `names`, `counts` of each part by class, and the `ratio` of train's most to least
-            frequent class, or, for regression, train's `values` (minimum, mean, maximum) and how many are `bad`, no
-            finite numbers, or, for texts to be written,
-            `texts` of train as below; `other`, the problem type that whole numbers may have been meant for as well,
-            where that is not plain to see; where `columns.label` is a list, a dict of these by column;
-        `pictures`: by column, of train: how many were `looked_at`, the `unreadable` of them, `sizes` (the smallest,
-            median and largest width × height), and how many are `distinct` where paths or `image_id` tell;
-        `sounds`: of train: how many were `looked_at`, the `unreadable` of them, and `seconds` (the shortest, the
-            median, the longest) of the others; None where there are none, of several columns a dict by column;
-        `texts`: of train: how many were `looked_at`, `words` and `tokens` (median, 95th percentile, maximum) and how
-            many are `distinct`; likewise;
-        what other modalities say of themselves, see `ModalityReader.describe`.
+        `streamed_rows`: None, or the largest number of rows per part that were looked at;
+        `rows`: the number of rows by part;
+        `columns`: a list of `part`, `column`, `type` and `absent`, the share of absent values by part of the data;
+        `labels`: a dict by column if `columns.label` is a list, else a dict of `problem_type`, `names`, and, for
+        classes,
+            `counts` by part and class, and in train the `ratio` of the most to the least frequent class. For
+            regression, train's `values` (minimum, mean, maximum), and `bad`, how many are not finite numbers. For
+            texts to write, `texts` of train, see below. `other` is another problem type that whole numbers may have,
+            if this is unclear;
+        `pictures`: by column of train, how many were `looked_at`, how many of them are `unreadable`, `sizes` (the
+            smallest, median and largest width × height), and how many are `distinct`, if paths or `image_id` show it;
+        `sounds`: in train, how many were `looked_at`, how many of them are `unreadable`, and `seconds` (the shortest,
+            median and longest) of the others. None if there are none, a dict by column if there are several columns;
+        `texts`: in train, how many were `looked_at`, `words` and `tokens` (median, 95th percentile, maximum), and how
+            many are `distinct`. None or a dict by column as for sounds;
+        statistics of other modalities, see `ModalityReader.describe`.
     """
     streamed = not isinstance(next(iter(splits.values())), Dataset)
     parts = {name: held(split) if streamed else split for name, split in splits.items()}
@@ -105,7 +106,7 @@ def type_of(feature: Any) -> str:
 
 
 def absent_rate(split: Dataset, column: str) -> float:
-    """How many rows of a column are None, NaN, or a picture of neither bytes nor path, as a part of all."""
+    """The share of the rows of a column that are None, NaN, or a file with neither bytes nor a path."""
     missing = 0
     for table in split.select_columns([column]).with_format("arrow").iter(batch_size=1000):
         values = table[column]
@@ -149,14 +150,14 @@ def describe_labels(
 
 
 def label_name(value: Any, names: list[str]) -> str | None:
-    """The class of a label: itself, or by its index."""
+    """The class of a label. It may be given by its name or its index."""
     if isinstance(value, str):
         return value
     return names[int(value)] if 0 <= value < len(names) else None
 
 
 def summary_lines(summary: dict[str, Any]) -> list[str]:
-    """What `describe` found, as a few lines for the terminal."""
+    """The result of `describe` as lines for the terminal."""
     lines = ["data", f"  rows      {', '.join(f'{name} {count:,}' for name, count in summary['rows'].items())}"]
     if summary["streamed_rows"] is not None:
         lines[0] += f" (a stream: all figures are of the first {summary['streamed_rows']:,} rows of each part)"
@@ -173,7 +174,7 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
 
 
 def label_lines(labels: dict[str, Any], task: str = "") -> list[str]:
-    """The classes with their part of train, the most frequent first, or the range of the numbers."""
+    """The classes with their counts in train, the most frequent first, or the range of the numbers."""
     kind = task + labels["problem_type"].replace("_", " ")
     if "texts" in labels:
         return text_lines(labels["texts"], "to write")
@@ -182,7 +183,7 @@ def label_lines(labels: dict[str, Any], task: str = "") -> list[str]:
         numbers = (
             "no label" if spread is None else "min / mean / max " + " / ".join(f"{value:.4g}" for value in spread)
         )
-        bad = f"; {labels['bad']:,} are no finite numbers, and bad rows" if labels["bad"] else ""
+        bad = f"; {labels['bad']:,} are not finite numbers, so their rows are bad" if labels["bad"] else ""
         return [f"  labels    {kind}: {numbers}{bad}", *other_lines(labels, "amounts", "names of classes")]
     counts = Counter(labels["counts"].get("train", next(iter(labels["counts"].values()))))
     ratio = "" if labels["ratio"] is None else f", most to least frequent {labels['ratio']:.1f} : 1"
@@ -194,11 +195,11 @@ def label_lines(labels: dict[str, Any], task: str = "") -> list[str]:
 
 
 def lacking_lines(counts: dict[str, dict[str, int]]) -> list[str]:
-    """Which classes a part has no row of: of train they cannot be learned, of others not measured. Nothing of a part
-    without any label.
+    """The classes without a row in a part. In train they cannot be learned, in other parts they cannot be measured.
+    Parts without any label are ignored.
 
     Args:
-        counts: of each part by class.
+        counts: the number of rows, by part and class.
     """
     lines = []
     for part, of_part in counts.items():
@@ -213,12 +214,12 @@ def lacking_lines(counts: dict[str, dict[str, int]]) -> list[str]:
 
 
 def other_lines(labels: dict[str, Any], taken: str, other: str) -> list[str]:
-    """What whole numbers were taken for, and how to say that they are something else."""
+    """What whole numbers were taken for, and how to choose the other meaning."""
     if "other" not in labels:
         return []
     return [f"{' ' * 12}whole numbers, taken for {taken}; if they are {other}: --problem_type {labels['other']}"]
 
 
 def short(name: str, width: int = 24) -> str:
-    """A name of a class, cut where it is long."""
+    """The name of a class, shortened if it is long."""
     return name if len(name) <= width else f"{name[: width - 1]}…"

@@ -1,4 +1,4 @@
-"""What somebody should look at before they trust a score: columns that know the label, rows on both sides of a cut,
+"""Warnings that users should check before they trust a score: columns that reveal the label, rows in two parts,
 classes with one row."""
 
 import hashlib
@@ -17,38 +17,38 @@ from .looks import ColumnSample
 from .rows import Columns, resolve_path
 
 
-GIVES_AWAY = 0.98  # accuracy or R², on rows held out, from which on a column alone knows the label
-FEWEST = 20  # rows that something is said of
+GIVES_AWAY = 0.98  # accuracy or R² on held-out rows, from which on a column alone reveals the label
+FEWEST = 20  # with fewer rows, there is no warning
 FOLDS = 5
-OWN_VALUE = 0.9  # share of distinct values from which on nearly each row has its own
-SHARED = 0.02  # share of the rows of a part that also stand in the training part, from which on it is said
-LONG_TEXT = 20  # letters of a text that two rows do not share by chance
-SHOWN = 3  # groups of values that are named
+OWN_VALUE = 0.9  # share of distinct values, from which on nearly every row has a different value
+SHARED = 0.02  # share of the rows of a part that are also in the training part, above which there is a warning
+LONG_TEXT = 20  # characters; two rows do not share a text of this length by chance
+SHOWN = 3  # how many groups of values a message names
 READ_AT_ONCE = 2**20
 
 
-# Of a sample, before the data are loaded
+# Checks on a sample, before the data are loaded
 
 
 def gives_away(label: ColumnSample, column: ColumnSample) -> str | None:
-    """Says so where one column of a table alone knows the label: a model of this column, fitted on four fifths of the
-    rows that are looked at, is right on the others, in turn. None: it does not."""
+    """Warns if one column of a table alone reveals the label. A model of this column is fitted on four fifths of the
+    sampled rows and predicts the others, in turn. None: no warning."""
     values, targets, numbers = aligned(label, column)
     if len(targets) < FEWEST or len(set(targets.tolist())) < 2:
         return None
     score, guess = held_out_score(values, targets, numbers, column.numbers is not None and not column.are_truths)
     if score < GIVES_AWAY or score - guess < (1 - guess) / 2:
         return None
-    measure = f"R² {score:.3f}" if numbers else f"{score:.1%} right, {guess:.1%} by always guessing the same"
+    measure = f"R² {score:.3f}" if numbers else f"{score:.1%} right; always guessing the same: {guess:.1%}"
     return (
-        f"column {column.name!r} alone gives the label {label.name!r} away ({measure}, on rows held out): is it known "
-        f"when the model is asked? --ignore_columns {column.name!r} leaves it out"
+        f"column {column.name!r} alone gives the label {label.name!r} away ({measure}, on held-out rows): will it be "
+        f"known when the model is used? --ignore_columns {column.name!r} leaves it out"
     )
 
 
 def aligned(label: ColumnSample, column: ColumnSample) -> tuple[np.ndarray, np.ndarray, bool]:
-    """The values of a column as numbers, `(N, 1)`, NaN where it has none; the labels `(N,)`; and whether these are
-    numbers. Of the rows that have a label."""
+    """The values of a column as numbers, `(N, 1)`, NaN for an absent value; the labels `(N,)`; and whether the labels
+    are numbers. Only for rows with a label."""
     by_place = dict(zip(column.places, column.values))
     as_numbers = label.numbers if label.numbers is not None and not label.are_truths else None
     few = label.whole is not None and (label.distinct or 0) <= FEWEST
@@ -68,12 +68,13 @@ def aligned(label: ColumnSample, column: ColumnSample) -> tuple[np.ndarray, np.n
 
 
 def held_out_score(values: np.ndarray, targets: np.ndarray, numbers: bool, ordered: bool) -> tuple[float, float]:
-    """Accuracy or R² of the best of some models of one column, on rows that are held out in turn, and of a constant.
+    """Accuracy or R² of the best of some models of one column on held-out rows, and of a constant guess.
 
     Args:
-        values, targets: `(N, 1)` and `(N,)`.
+        values: the values of the column, `(N, 1)`.
+        targets: the labels, `(N,)`.
         numbers: the targets are numbers.
-        ordered: the values are numbers, and not the codes of categories.
+        ordered: the values are numbers, and not codes of categories.
     """
     from sklearn.linear_model import LinearRegression
     from sklearn.model_selection import KFold, cross_val_predict
@@ -87,7 +88,7 @@ def held_out_score(values: np.ndarray, targets: np.ndarray, numbers: bool, order
     scores = []
     for model in models:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of rare classes and of columns that say nothing: nobody asked for these
+            warnings.simplefilter("ignore")  # about rare classes and constant columns, which are not the topic here
             answers = cross_val_predict(model, values, targets, cv=folds)
         if numbers:
             scores.append(1 - ((answers - targets) ** 2).mean() / targets.var())
@@ -98,8 +99,8 @@ def held_out_score(values: np.ndarray, targets: np.ndarray, numbers: bool, order
 
 
 def own_values(column: ColumnSample, role: str) -> str | None:
-    """Says so where a category or a text looks like an id: nearly each row has its own, of one word. None: it does
-    not."""
+    """Warns if a category or text looks like an id, because nearly every row has a different single word. None: no
+    warning."""
     if column.present < FEWEST or column.distinct is None or not column.are_texts or column.are_dates:
         return None
     if column.numbers is not None:
@@ -108,16 +109,17 @@ def own_values(column: ColumnSample, role: str) -> str | None:
         return None
     return (
         f"column {column.name!r} is taken for {role}, but looks like an id: {column.distinct:,} of {column.present:,} "
-        f"values differ, single words such as {column.values[0]!r:.30}. --ignore_columns {column.name!r} leaves it out"
+        f"values are distinct single words, such as {column.values[0]!r:.30}. --ignore_columns {column.name!r} leaves "
+        "it out"
     )
 
 
 def spelled_alike(column: ColumnSample, role: str) -> str | None:
-    """Says so where values of a category, or classes, differ in capitals and blanks alone: they are others, and what
-    is learned of the one is not known of the other. None: they do not."""
+    """Warns if values of a category, or classes, differ only in upper and lower case and spaces. The model treats them
+    as different values. None: no warning."""
     if not column.are_texts or column.numbers is not None or column.are_dates:
         return None
-    if 2 * (column.distinct or 0) > column.present:  # texts, and no names of one of several things
+    if 2 * (column.distinct or 0) > column.present:  # texts, and not names of categories
         return None
     spellings: dict[str, Counter] = {}
     for value in column.values:
@@ -128,32 +130,33 @@ def spelled_alike(column: ColumnSample, role: str) -> str | None:
     shown = "; ".join(" and ".join(map(repr, sorted(values))) for values in alike[:SHOWN])
     more = f"; and {len(alike) - SHOWN:,} more" if len(alike) > SHOWN else ""
     return (
-        f"column {column.name!r} is taken for {role}, and some values differ in capitals or blanks alone: "
-        f"{shown}{more}. They are not the same to the model: write them alike in the data, if they mean the same"
+        f"column {column.name!r} is taken for {role}, and some values differ only in upper and lower case or spaces: "
+        f"{shown}{more}. The model treats them as different: if they mean the same, write them alike in the data"
     )
 
 
 def names_groups(column: ColumnSample, role: str) -> str | None:
-    """Says so where a column names what several rows have in common, as users or pictures by their ids: what is
-    learned of one row is then known of the others. None: it does not."""
+    """Warns if a column names something that several rows share, such as users or pictures by their ids. A model could
+    then memorise it from some rows and use it for others. None: no warning."""
     if column.distinct is None or not (column.is_called_id or column.is_called_thing) or column.are_dates:
         return None
     if column.distinct < FEWEST or 2 * column.distinct > column.present:
         return None
     return (
-        f"column {column.name!r} is taken for {role}, and names {column.distinct:,} groups of rows: a group may stand "
-        f"in train and in test. --group_column {column.name!r} keeps each together, if those to come are new"
+        f"column {column.name!r} is taken for {role}, and names {column.distinct:,} groups of rows: a group may be in "
+        f"train and in test. If future rows belong to new groups, --group_column {column.name!r} keeps each together"
     )
 
 
-# Of the parts, once they are loaded
+# Checks on the parts, after the data are loaded
 
 
 def rare_classes(splits: Mapping[str, Any], labels: Iterable[str]) -> list[str]:
-    """Says which classes have a single row, in all parts together: nothing can be learned of these and measured.
+    """Warns about classes with a single row in all parts together. Such a class cannot be both learned and measured.
 
     Args:
-        labels: the columns of labels that are classes.
+        splits: the parts by name.
+        labels: the label columns that hold classes.
     """
     lines = []
     for label in labels:
@@ -169,9 +172,8 @@ def rare_classes(splits: Mapping[str, Any], labels: Iterable[str]) -> list[str]:
 
 
 def shared_rows(splits: Mapping[str, Any], columns: Columns, root: str | None) -> list[str]:
-    """Says how many rows of the other parts have a text, a picture or sound, or all of their values, that a training
-    row has too. Texts are the same when they differ in capitals, spaces and punctuation alone; files when their
-    content is."""
+    """Warns if many rows of the other parts share a text, a picture, a sound, or all values with a training row. Texts
+    are the same if they differ only in case, spaces and punctuation. Files are the same if their content is."""
     train = splits.get("train")
     if not isinstance(train, Dataset):
         return []
@@ -193,8 +195,8 @@ def shared_rows(splits: Mapping[str, Any], columns: Columns, root: str | None) -
 
 
 def said_of_shared(part: str, what: str, mine: list[Any], theirs: list[Any]) -> list[str]:
-    """The line of what a part shares with the training part; none where that is little, or where training rows share
-    it among themselves as well, as the questions of many pictures."""
+    """The warning about rows that a part shares with the training part. Empty if they are few, or if training rows
+    share them with each other too, such as the questions of many pictures."""
     known = set(theirs) - {None}
     if 2 * len(known) < sum(mark is not None for mark in theirs):
         return []
@@ -202,13 +204,14 @@ def said_of_shared(part: str, what: str, mine: list[Any], theirs: list[Any]) -> 
     if count <= SHARED * len(mine) or count < 2:
         return []
     return [
-        f"{count:,} of {len(mine):,} {part} rows have {what} as a training row: what is measured on them may be "
-        "learned by heart (--group_column keeps rows together)"
+        f"{count:,} of {len(mine):,} {part} rows have {what} as a training row: the model may have memorised them, so "
+        "the score may be too high (--group_column keeps rows together)"
     ]
 
 
 def text_marks(part: Dataset, train: Dataset, column: str, root: str | None) -> tuple[list[Any], list[Any]]:
-    """The long texts of a part and of the training part without what does not matter; None for others."""
+    """The long texts of a part and of the training part, without case, spaces and punctuation. None for short
+    texts."""
 
     def mark(text: Any) -> str | None:
         if not isinstance(text, str) or len(text) < LONG_TEXT:
@@ -219,8 +222,8 @@ def text_marks(part: Dataset, train: Dataset, column: str, root: str | None) -> 
 
 
 def file_marks(part: Dataset, train: Dataset, column: str, root: str | None) -> tuple[list[Any], list[Any]]:
-    """The contents of the files of a part and of the training part as hashes. Files of a size that the other part
-    lacks are not read."""
+    """The contents of the files of a part and of the training part as hashes. A file is read only if the other part
+    has a file of the same size."""
     mine, theirs = (files_in(each, column, root) for each in (part, train))
     sizes = {size for size, _ in mine} & {size for size, _ in theirs} - {None}
     marks = [[content_mark(file) if size in sizes else None for size, file in each] for each in (mine, theirs)]
@@ -228,7 +231,7 @@ def file_marks(part: Dataset, train: Dataset, column: str, root: str | None) -> 
 
 
 def files_in(part: Dataset, column: str, root: str | None) -> list[tuple[int | None, Any]]:
-    """The files of a column: their sizes, and their bytes or paths; None for what cannot be read."""
+    """The files of a column: their sizes, and hashes of their bytes or their paths. None if it cannot be read."""
     files: list[tuple[int | None, Any]] = []
     for batch in part.select_columns([column]).iter(batch_size=100):
         for value in batch[column]:
@@ -247,7 +250,7 @@ def files_in(part: Dataset, column: str, root: str | None) -> list[tuple[int | N
 
 
 def content_mark(file: Any) -> bytes | None:
-    """The hash of a file; of what is a hash already, itself."""
+    """The hash of a file. A hash stays as it is."""
     if isinstance(file, bytes):
         return file
     seen = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""Texts that are to be written: from rows, and back from tokens."""
+"""Texts that a model learns to write: reads them from rows, and decodes them from tokens."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,12 +16,13 @@ def texts_to_write(
     names: Sequence[str | None] | None = None,
     bad: list[BadRowError] | None = None,
 ) -> list[str | None]:
-    """The texts that are to be written; None where a row has none.
+    """The texts to write. None for a row without a text.
 
     Args:
         rows: as `Rows` gives them.
-        names: of a column of classes their names, which are written, and last the None of a missing class, -1.
-        bad: where bad rows are put, which then have no text; None: they raise.
+        column: the column of the texts.
+        names: for a column of classes, their names, which are the texts, followed by None for the missing class -1.
+        bad: collects bad rows, which then have no text; None: a bad row raises.
     """
     texts: list[str | None] = []
     for row in rows:
@@ -30,7 +31,7 @@ def texts_to_write(
             value = names[value]
         fault = None
         if value is not None and not (isinstance(value, str) and value.strip()):
-            fault = f"this is no text to write ({value!r:.80}); None means absent."
+            fault = f"this is not a text to write ({value!r:.80}); None means absent."
         elif value is not None:
             fault = fault_of_unicode(value)
         if fault is not None:
@@ -44,11 +45,12 @@ def texts_to_write(
 
 
 def texts_of_tokens(tokens: torch.Tensor, tokenizer: Any, ended: bool = True) -> list[str | None]:
-    """The texts that tokens stand for, as the tokenizer spells them; None where there are none at all.
+    """Decodes tokens into texts with the tokenizer. None for a row without tokens.
 
     Args:
-        tokens: `(N, S)` int64, labels (-100 for none) or what a model wrote, without its start.
-        ended: a token ends each text.
+        tokens: `(N, S)` int64: labels (-100 for none), or the output of a model without its start token.
+        tokenizer: decodes the tokens.
+        ended: each text ends with an end token.
     """
     _, end, pad = ends_of_text(tokenizer) if ended else (None, None, tokenizer.pad_token_id)
     texts: list[str | None] = []

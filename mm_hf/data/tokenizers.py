@@ -1,4 +1,4 @@
-"""Whole words as tokens, and word vectors from a file, for recurrent encoders; letters as tokens, for CTC."""
+"""Tokenizers of whole words and word vectors from a file, for recurrent encoders. Tokenizers of letters, for CTC."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -20,13 +20,17 @@ PADDING, UNKNOWN = "[PAD]", "[UNK]"
 def word_tokenizer(
     texts: Iterable[str], *, max_words: int = 30000, min_count: int = 1, max_length: int = 512
 ) -> PreTrainedTokenizerFast:
-    """A tokenizer whose tokens are the words and punctuation marks of some texts, in small letters without accents.
+    """A tokenizer with the words and punctuation marks of some texts as tokens, in lower case without accents.
 
     Args:
-        texts: of the training part alone, so that what is not in it is as unknown as it will be in use.
-        max_words: the most frequent ones are kept, padding and the unknown word among them.
-        min_count: how often a word must be there.
-        max_length: tokens that a text is cut to.
+        texts: only texts of the training part, so that other words are unknown, as they will be in use.
+        max_words: the size of the vocabulary, including padding and the unknown word. The most frequent words are
+            kept.
+        min_count: how often a word must occur.
+        max_length: the largest number of tokens of a text.
+
+    Raises:
+        ValueError: no word occurs often enough.
     """
     tokenizer = Tokenizer(WordLevel(unk_token=UNKNOWN))
     tokenizer.normalizer = BertNormalizer(lowercase=True)
@@ -37,7 +41,7 @@ def word_tokenizer(
     )
     tokenizer.train_from_iterator(texts, trainer)
     if tokenizer.get_vocab_size() == len(special):
-        raise ValueError(f"The texts have no word that is there {min_count} times: lower min_count.")
+        raise ValueError(f"No word occurs at least {min_count} times in the texts: lower min_count.")
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PADDING,
@@ -48,12 +52,12 @@ def word_tokenizer(
 
 
 def letter_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """A tokenizer whose tokens are the characters of some texts, the space between words among them, in small letters.
-    Its padding is the blank of CTC. The texts are of the training part alone, as for `word_tokenizer`."""
+    """A tokenizer with the characters of some texts as tokens, in lower case, including the space between words. Its
+    padding is the blank of CTC. Use only texts of the training part, as for `word_tokenizer`."""
     normalizer = Normalizers([NFC(), Lowercase(), Replace(Regex(r"\s+"), " "), Strip()])
     letters = sorted({letter for text in texts for letter in normalizer.normalize_str(text)})
     if not letters:
-        raise ValueError("letter_tokenizer: the texts have no letter.")
+        raise ValueError("letter_tokenizer: the texts are empty, so there are no letters to learn.")
     vocabulary = {token: number for number, token in enumerate([PADDING, UNKNOWN, *letters])}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.normalizer = normalizer
@@ -70,18 +74,19 @@ def letter_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
 
 def read_word_vectors(path: str | os.PathLike, words: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
     """Reads the vectors of some words from a text file of word2vec (Mikolov et al. 2013) or GloVe (Pennington et al.
-    2014): a word and its numbers a line, in word2vec's files below a line with the two counts.
+    2014). Each line has a word and its numbers. Files of word2vec begin with a line that has the two counts.
 
     Args:
-        path: the file, UTF-8; it may be far larger than the memory.
-        words: those that are wanted, as they stand in the file.
+        path: the file, UTF-8. It may be much larger than the memory.
+        words: the words to read, as written in the file.
 
     Returns:
-        `(len(words), E)` float32, zero for words that are not in the file; and `(len(words),)` bool, which are.
+        `(len(words), E)` float32, with zeros for words that are not in the file; and `(len(words),)` bool, whether a
+        word is in the file.
 
     Raises:
-        ValueError: a line with another count of numbers than the first, with what is no finite number; or the file has
-            none of the words. Lines of words that are not wanted are looked at for their count alone.
+        ValueError: a line has another count of numbers than the first line; a number is not finite; or the file has
+            none of the words. In lines of other words only the count is checked.
     """
     places = {word: place for place, word in enumerate(words)}
     by_place: dict[int, torch.Tensor] = {}
@@ -90,7 +95,7 @@ def read_word_vectors(path: str | os.PathLike, words: Sequence[str]) -> tuple[to
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
-            # GloVe has words with spaces in them (". . ."): the vector is what stands behind.
+            # GloVe has words that contain spaces (". . ."): the vector is at the end of the line.
             word, *values = line.rstrip().split(" ")
             if number == 1 and len(values) == 1 and word.isdecimal() and values[0].isdecimal():
                 width = int(values[0])
@@ -110,7 +115,7 @@ def read_word_vectors(path: str | os.PathLike, words: Sequence[str]) -> tuple[to
                 raise ValueError(f"{path}, line {number}, word {word!r}: not all of its numbers are finite.")
             by_place[places[word]] = vector
     if not by_place:
-        raise ValueError(f"{path} has none of the {len(places)} words, such as {list(words)[:5]}.")
+        raise ValueError(f"{path} has none of the {len(places)} words, such as {list(words)[:5]}: check its language.")
     vectors = torch.zeros(len(words), width or 0)
     known = torch.zeros(len(words), dtype=torch.bool)
     for place, numbers in by_place.items():
@@ -119,7 +124,7 @@ def read_word_vectors(path: str | os.PathLike, words: Sequence[str]) -> tuple[to
 
 
 def is_number(text: str) -> bool:
-    """Whether a text can be read as one."""
+    """Whether a text can be read as a number."""
     try:
         float(text)
     except ValueError:

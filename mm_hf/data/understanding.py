@@ -1,4 +1,4 @@
-"""What the columns of a data set are, by what they hold: nobody has to name them."""
+"""Finds out what the columns of a data set are from their values, so that the user need not name them."""
 
 import mimetypes
 import os
@@ -20,12 +20,12 @@ from .rows import Columns, listed
 from .suspicions import gives_away, names_groups, own_values, spelled_alike
 
 
-FILE_TYPES = ("image", "video", Sound.name)  # how `mimetypes` calls them
-NO_LABEL = (Series.name,)  # parts that hold no labels
+FILE_TYPES = ("image", "video", Sound.name)  # the names that `mimetypes` uses
+NO_LABEL = (Series.name,)  # parts that cannot be labels
 LABELLED = ("label", "target", "class", "y", "answer", "category", "price", "score", "rating", "stars")
 AMOUNTS = "label: numbers"
-MOST_CLASSES = 20  # whole numbers of a label that are classes without a word; more of them are amounts
-WIDTH = 100  # letters of a reason in the table
+MOST_CLASSES = 20  # whole numbers of a label are classes if at most so many are distinct, else amounts
+WIDTH = 100  # the largest number of characters of a reason in the table
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ class UnderstoodColumn:
     """What one column is taken for.
 
     Args:
-        name: of the column.
+        name: the name of the column.
         role: in one word: "image", "number"…; or why it is left out: "id", "constant", "empty", "url", "unreadable"
-            (nothing reads it), "partial" (not in all parts of the data), "ignored" (somebody said so).
-        why: in words.
-        part: that it plays in a row, see `Columns.named`; "" where it is left out.
+            (nothing reads it), "partial" (not in all parts of the data), "ignored" (the user said so).
+        why: the reason, in words.
+        part: the part that it plays in a row, see `Columns.named`; "" if it is left out.
         category: its values are numbers that name something.
-        root: folder that its paths start from, where that is not the one of the data.
+        root: the folder that its paths start from, if it is not the folder of the data.
     """
 
     name: str
@@ -52,15 +52,15 @@ class UnderstoodColumn:
 
 @dataclass
 class Understanding:
-    """What `understand` says of a data set.
+    """The result of `understand`.
 
     Attributes:
-        dataset: what was looked at, in words.
+        dataset: the name of the data set.
         label: the columns of the labels.
-        lines: what each column is taken for, in the order of the data; those of labels are not among them.
-        data_root: folder that paths start from, where that is not the one of the data.
-        suspicions: what somebody should look at before they trust a score, in words.
-        targets: what the columns of the labels are.
+        lines: what each column is taken for, in the order of the data, without the label columns.
+        data_root: the folder that paths start from, if it is not the folder of the data.
+        suspicions: warnings that users should check before they trust a score.
+        targets: what the label columns are.
     """
 
     dataset: str
@@ -72,7 +72,7 @@ class Understanding:
 
     @property
     def numbers(self) -> list[str]:
-        """The columns of labels that are taken for numbers, though they could be classes."""
+        """The label columns that are taken for numbers, although they could be classes."""
         return [target.name for target in self.targets if target.role == AMOUNTS]
 
     @property
@@ -82,11 +82,11 @@ class Understanding:
 
     @property
     def roles(self) -> dict[str, str]:
-        """By column what it is taken for."""
+        """What each column is taken for, by its name."""
         return {line.name: line.role for line in self.lines}
 
     def parts(self) -> dict[str, list[str]]:
-        """The columns that are read by the part that they play in a row."""
+        """The columns that are read, by the part that they play in a row."""
         parts: dict[str, list[str]] = {}
         for line in self.lines:
             if line.part:
@@ -94,7 +94,7 @@ class Understanding:
         return parts
 
     def keys(self) -> dict[str, Any]:
-        """The same as keys of a recipe: what somebody would write who named the columns."""
+        """The same as keys of a recipe, as if the user had named the columns."""
         keys: dict[str, Any] = {}
         for part, columns in self.parts().items():
             reader = reader_of_part(part)
@@ -123,8 +123,8 @@ class Understanding:
         return Columns(**named, label=label, extra=extra)
 
     def candidates(self) -> list[str]:
-        """The columns that could be the label, the likeliest first: those that other parts of the data lack, then by
-        their names, and then from behind."""
+        """The columns that could be the label, the most likely first. Columns that other parts of the data lack come
+        first, then columns with a usual name, then the others, the last column first."""
         able = [line for line in self.lines if line.part not in NO_LABEL and (line.part or line.role == "partial")]
         able = [line for line in able if not reads_files(line.part)]
 
@@ -134,7 +134,7 @@ class Understanding:
         return [line.name for line in sorted(able, key=rank)]
 
     def flag(self, line: UnderstoodColumn) -> str:
-        """The flag that takes a column for what it is taken for now."""
+        """The flag with which the user can set what the column is taken for."""
         reader = reader_of_part(line.part) if line.part else None
         if reader is None:
             return ""
@@ -162,13 +162,13 @@ class Understanding:
 
 
 def cut(text: str) -> str:
-    """A cell of the table in one line that is not too long."""
+    """A cell of the table in one line, shortened if it is too long."""
     text = " ".join(text.split())
     return text if len(text) <= WIDTH else f"{text[: WIDTH - 1]}…"
 
 
 def known_keys() -> set[str]:
-    """The keys of a recipe that name columns of the package's own modalities."""
+    """The keys of a recipe that name columns of the library's modalities."""
     return {key for name, reader in READERS.items() if not modality_of(name).extra for key in reader.column_keys}
 
 
@@ -180,20 +180,22 @@ def understand(
     named: Mapping[str, str] | None = None,
     ignore: Collection[str] = (),
 ) -> Understanding:
-    """What every column of a data set is, by what it holds: pictures, sounds, texts, parts of a table…, or nothing
-    that can be learned from, as ids and constants.
+    """Finds out what every column of a data set is from its values: pictures, sounds, texts, parts of a table…, or a
+    column that nothing can be learned from, such as ids and constants.
 
-    Looks at some 1,000 rows, spread over the training part. Files are told by their first bytes, not decoded.
+    It looks at about 1,000 rows, spread over the training part. Files are recognised by their first bytes, and not
+    decoded.
 
     Args:
         dataset: a path or Hub id, see `load_splits`; a `Dataset`, a `DatasetDict`, or a pandas `DataFrame`.
         label: the column of the labels, or several.
-        data_root: folder that paths start from; left out, that of the data, or one below it that holds the files.
-        named: by column the part that it plays, see `Columns.named`, where somebody says so; the others are looked at.
-        ignore: columns that are left out.
+        data_root: the folder that paths start from; None: the folder of the data, or one below it that has the files.
+        named: for columns that the user named, the part that each plays, see `Columns.named`. The others are looked
+            at.
+        ignore: columns to leave out.
 
     Raises:
-        ValueError: a column that is not there, or a data set that cannot be read.
+        ValueError: a column does not exist, or the data set cannot be read.
         FileNotFoundError: there is no such data set.
     """
     sample = sample_columns(dataset, data_root)
@@ -223,7 +225,7 @@ def understand(
 
 
 def suspicions_of(lines: list[UnderstoodColumn], targets: list[UnderstoodColumn], sample: PartSample) -> list[str]:
-    """What to look at in the columns that are read, and in those of labels, see `suspicions`."""
+    """Warnings about the columns that are read, and about label columns, see `suspicions`."""
     labels = [target.name for target in targets]
     said: list[str | None] = []
     for line in lines:
@@ -239,12 +241,12 @@ def suspicions_of(lines: list[UnderstoodColumn], targets: list[UnderstoodColumn]
 
 
 def as_named(name: str, part: str) -> UnderstoodColumn:
-    """A column that somebody named."""
+    """A column that the user named."""
     return UnderstoodColumn(name, part, "you named it", "" if reader_of_part(part) is None else part)
 
 
 def judge_label(sample: ColumnSample) -> UnderstoodColumn:
-    """What a column of labels is, as far as somebody may think otherwise; `labels_of` has the last word."""
+    """What a label column is, if another meaning is possible. `labels_of` makes the final decision."""
     whole, distinct = sample.whole, sample.distinct or 0
     if whole is None or distinct <= 2 or sample.has_codes or hasattr(sample.feature, "names"):
         of_unit = sample.unit and sample.numbers is not None and not are_few(distinct, sample.present)
@@ -258,16 +260,16 @@ def judge_label(sample: ColumnSample) -> UnderstoodColumn:
 
 
 def lacking(name: str, sample: PartSample) -> list[str]:
-    """The parts of the data that have no such column."""
+    """The parts of the data that lack this column."""
     return [part for part, names in sample.names.items() if part != main_part(sample.names) and name not in names]
 
 
 def judge(sample: ColumnSample, lacking: Collection[str] = ()) -> UnderstoodColumn:
-    """What one column is.
+    """Finds out what one column is.
 
     Args:
         sample: some of its values.
-        lacking: parts of the data that have no such column.
+        lacking: the parts of the data that lack this column.
     """
     name = sample.name
     if lacking:
@@ -275,9 +277,9 @@ def judge(sample: ColumnSample, lacking: Collection[str] = ()) -> UnderstoodColu
     if not sample.count:
         return UnderstoodColumn(name, "empty", f"none of {sample.looked_at:,} cells has a value")
     if sample.is_index:
-        return UnderstoodColumn(name, "id", "it has no name of its own, as the index that pandas writes")
+        return UnderstoodColumn(name, "id", "it has no real name, like an index that pandas writes")
     if sample.are_urls:
-        return UnderstoodColumn(name, "url", "addresses: nothing is downloaded in training")
+        return UnderstoodColumn(name, "url", "web addresses: training downloads nothing")
     evidence = [seen for reader in READERS.values() if (seen := reader.looks(sample)) is not None]
     best = max(evidence, key=lambda seen: seen.strength, default=None)
     if best is not None and best.strength >= 1:
@@ -285,17 +287,17 @@ def judge(sample: ColumnSample, lacking: Collection[str] = ()) -> UnderstoodColu
     if sample.distinct == 1 and sample.present == sample.rows:
         return UnderstoodColumn(name, "constant", f"always {sample.values[0]!r:.40}")
     if sample.names_missing_files(is_media):
-        where = "to be found" if sample.root is None else "in the folder of the data"
+        where = "found" if sample.root is None else "in the folder of the data"
         return UnderstoodColumn(
-            name, "unreadable", f"names of files that are not {where}: --data_root names their folder"
+            name, "unreadable", f"names of files that are not {where}: set --data_root to their folder"
         )
     if why := reason_of_id(sample):
         return UnderstoodColumn(name, "id", why)
     if sample.are_amounts:
-        why = f"numbers with signs or units, such as {sample.values[0]!r:.30}: write them as 1234.5 to have them read"
+        why = f"numbers with signs or units, such as {sample.values[0]!r:.30}: to use them, write them as 1234.5"
         return UnderstoodColumn(name, "unreadable", why)
     if best is None:
-        return UnderstoodColumn(name, "unreadable", f"no modality reads {sample.values[0]!r:.30}")
+        return UnderstoodColumn(name, "unreadable", f"no modality can read {sample.values[0]!r:.30}")
     return understood(name, best)
 
 
@@ -305,30 +307,30 @@ def understood(name: str, seen: Evidence) -> UnderstoodColumn:
 
 
 def reason_of_id(sample: ColumnSample) -> str:
-    """Why a column only tells the rows apart; empty where it does not."""
+    """The reason why a column only identifies the rows. Empty if it does not."""
     if sample.count_the_rows and not sample.unit:
         return "it counts the rows"
     if not sample.unique or sample.are_dates or sample.unit:
         return ""
     if sample.goes_up_evenly:
-        return f"it goes up evenly from row to row, from {sample.span()}: it counts the rows"
+        return f"it grows by equal steps from row to row, from {sample.span()}: it counts the rows"
     if sample.has_codes or (sample.are_code_like and sample.numbers is None):
-        return f"each value once, as {sample.values[0]!r:.30}: a name of the row"
+        return f"each value occurs once, such as {sample.values[0]!r:.30}: a name of the row"
     if sample.whole is not None and sample.is_called_id:
-        return "each whole number once, and its name says that it tells rows apart"
+        return "each whole number occurs once, and the name of the column says that it identifies rows"
     if sample.whole is not None and sample.number_the_rows:
-        return f"each whole number once, and most of those from {sample.span()}: it numbers the rows"
+        return f"each whole number occurs once, and most numbers from {sample.span()} do: it numbers the rows"
     return ""
 
 
 def is_media(suffix: str) -> bool:
-    """Whether files of this ending are pictures, sounds or videos."""
+    """Whether files with this ending are pictures, sounds or videos."""
     kind, _ = mimetypes.guess_type(f"file{suffix}", strict=False)
     return kind is not None and kind.split("/")[0] in FILE_TYPES
 
 
 def with_one_root(lines: list[UnderstoodColumn]) -> tuple[list[UnderstoodColumn], str | None]:
-    """All columns of files start from one folder: that of most of them. The others are left out."""
+    """All columns of files must start from one folder: the folder of most of them. The others are left out."""
     roots = Counter(line.root for line in lines if line.part and reads_files(line.part))
     if len(roots) <= 1:
         return lines, next(iter(roots), None)
@@ -336,16 +338,16 @@ def with_one_root(lines: list[UnderstoodColumn]) -> tuple[list[UnderstoodColumn]
     kept = []
     for line in lines:
         if line.part and reads_files(line.part) and line.root != root:
-            why = f"its files are in {line.root or 'the folder of the data'}, those of other columns are not"
+            why = f"its files are in {line.root or 'the folder of the data'}, but those of other columns are not"
             line = UnderstoodColumn(line.name, "unreadable", why)
         kept.append(line)
     return kept, root
 
 
 def with_one_video(lines: list[UnderstoodColumn]) -> list[UnderstoodColumn]:
-    """A row has one video: further columns of them are left out."""
+    """A row can have one video, so further video columns are left out."""
     videos = [line.name for line in lines if line.part == "video"]
-    why = f"a row has one video, and {videos[0]} is it" if videos else ""
+    why = f"a row can have one video, and {videos[0]} is used" if videos else ""
     return [UnderstoodColumn(line.name, "unreadable", why) if line.name in videos[1:] else line for line in lines]
 
 

@@ -1,4 +1,4 @@
-"""Values of rows that a model does not know, such as categories that no training row has: counted, and said."""
+"""Counts values that a model does not know, such as categories that no training row has, and describes them."""
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from .collator import MultimodalCollator
 
 
-Unseen = dict[str, list[Any]]  # by column in how many rows it has such a value, and the first of these
+Unseen = dict[str, list[Any]]  # by column: how many rows have an unknown value, and the first such value
 
 
 def unseen_values(rows: Iterable[Mapping[str, Any]], collator: "MultimodalCollator") -> Unseen:
-    """Counts the values of rows, as `Rows` gives them, that the model of a collator does not know."""
+    """Counts the values of rows (as `Rows` gives them) that the model of a collator does not know."""
     counts: Unseen = {}
     for name in collator.parts:
         reader = READERS[name]
@@ -27,13 +27,13 @@ def unseen_values(rows: Iterable[Mapping[str, Any]], collator: "MultimodalCollat
 
 
 def join_unseen(counts: Unseen, more: Unseen):
-    """Takes in what was counted in more rows."""
+    """Adds the counts of more rows."""
     for column, (count, value) in more.items():
         counts.setdefault(column, [0, value])[0] += count
 
 
 def unseen_lines(counts: Unseen, rows: int) -> list[str]:
-    """What was counted in so many rows, in words."""
+    """The counts in words; `rows` is the number of all rows."""
     return [
         f"{column}: {count:,} of {rows:,} rows have a value not seen in training, such as {value!r:.80}"
         for column, (count, value) in sorted(counts.items())

@@ -1,4 +1,4 @@
-"""Metrics with their intervals and floors, diagnostics, and what a run leaves behind to be looked at."""
+"""Metrics with their intervals and floors (baselines), diagnostics, and the reports of a run."""
 
 # ruff: noqa: F401
 

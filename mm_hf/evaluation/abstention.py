@@ -1,4 +1,4 @@
-"""Whether to answer at all: how often answers are right where only the surest are given, and what errors cost."""
+"""When to answer: how often answers are right if only the surest are given, and what errors cost."""
 
 import csv
 import json
@@ -18,19 +18,17 @@ CLASS, COST = "class", "cost"
 
 
 def risk_coverage(confidence: torch.Tensor, right: torch.Tensor) -> dict[str, Any]:
-    """How often answers are right where only the surest ones are given (El-Yaniv and Wiener 2010; Geifman and El-Yaniv
-    2017). Rows that are equally sure are answered together: their errors are spread evenly over them, in whatever
-    order they stand.
+    """How often answers are right if only the surest are given (El-Yaniv and Wiener 2010; Geifman and El-Yaniv 2017).
+    Rows with equal confidence are answered together. Their errors are spread evenly over them, in any order of rows.
 
     Args:
         confidence: how sure the model is of each answer, `(N,)`.
-        right: whether it is right, `(N,)` bool.
+        right: whether each answer is right, `(N,)` bool.
 
     Returns:
-        `error`, the share of wrong answers where all are given; `aurc`, the mean of that share over all numbers of
-        rows that may be answered: as large as `error` where confidence says nothing, lower where it tells right from
-        wrong; `points`: at some `share` of rows answered the `accuracy` of these, and `above`, the confidence of the
-        least sure of them.
+        `error`, the share of wrong answers if all are given; `aurc`, the mean of this share over all possible numbers
+        of answered rows. It equals `error` if confidence says nothing about right and wrong, and is lower if it does;
+        `points`: for a `share` of answered rows their `accuracy`, and `above`, the lowest confidence among them.
     """
     rows = len(right)
     levels, place, counts = confidence.double().unique(return_inverse=True, return_counts=True)
@@ -47,33 +45,33 @@ def risk_coverage(confidence: torch.Tensor, right: torch.Tensor) -> dict[str, An
 
 
 def costs_of_tasks(path: str, tasks: Mapping[str | None, Any]) -> dict[str | None, Costs]:
-    """The costs of a table for tasks, which must have one of several classes for an answer; see `read_costs`.
+    """The costs in a file, for tasks. A task must have one of several classes as its answer; see `read_costs`.
 
     Args:
         path: the file.
-        tasks: by name; None of the only one.
+        tasks: the tasks by name; the name None for a single task.
 
     Raises:
-        OSError, ValueError: also where no task has one.
+        OSError, ValueError: see `read_costs`; or no task has classes.
     """
     classes = {name: task.names for name, task in tasks.items() if task.answers_one_class}
     if not classes:
         kinds = sorted({task.name for task in tasks.values()})
-        raise ValueError(f"costs is for one of several classes, and this model answers {kinds}.")
+        raise ValueError(f"costs needs a task with one of several classes, but this model's tasks are {kinds}.")
     return read_costs(path, classes)
 
 
 def read_costs(path: str, names: dict[str | None, Sequence[str]]) -> dict[str | None, Costs]:
-    """The costs of a small table: a CSV of the columns `class` and `cost`, with a line `abstain` for no answer; or
-    JSON, `{"wrong": {"cat": 5, "dog": 1}, "abstain": 0.5}`, where one number in place of the classes stands for all of
-    them. Of several tasks JSON has such a dict for each.
+    """Reads a small table of costs. It is a CSV with the columns `class` and `cost`, and a line `abstain` for no
+    answer; or JSON, `{"wrong": {"cat": 5, "dog": 1}, "abstain": 0.5}`. In JSON, one number instead of the classes
+    counts for all of them. For several tasks, JSON has such a dict for each task.
 
     Args:
         path: the file.
-        names: of the classes, by task; None of the only one.
+        names: the class names by task; the name None for a single task.
 
     Raises:
-        OSError, ValueError: it cannot be read, lacks a class, has one that is not known, or a cost below 0.
+        OSError, ValueError: the file cannot be read, lacks a class, has an unknown class, or has a cost below 0.
     """
     text = Path(path).read_text(encoding="utf-8-sig")
     several = None not in names
@@ -81,31 +79,31 @@ def read_costs(path: str, names: dict[str | None, Sequence[str]]) -> dict[str | 
         try:
             table = json.loads(text)
         except ValueError as error:
-            raise ValueError(f"{path} is no JSON ({error}).") from None
+            raise ValueError(f"{path} is not valid JSON ({error}).") from None
         tables: Any = table if several else {None: table}
     elif several:
-        raise ValueError(f"{path}: of several tasks ({list(names)}) costs are JSON, a dict for each.")
+        raise ValueError(f"{path}: for several tasks ({list(names)}) costs must be JSON, with a dict for each task.")
     else:
         tables = {None: table_of_csv(path, text, names[None])}
     if not isinstance(tables, dict):
         raise ValueError(f"{path} must hold a dict, got {shown(tables)}.")
     if unknown := [task for task in tables if task not in names]:
         meant = did_you_mean(str(unknown[0]), [str(name) for name in names])
-        raise ValueError(f"{path} has costs for {unknown[0]!r}; tasks with classes are {list(names)}.{meant}")
+        raise ValueError(f"{path} has costs for {unknown[0]!r}, but the tasks with classes are {list(names)}.{meant}")
     return {task: costs_of(path, values, names[task]) for task, values in tables.items()}
 
 
 def table_of_csv(path: str, text: str, names: Sequence[str]) -> dict[str, Any]:
-    """The table of a CSV as JSON would have it."""
+    """The table of a CSV in the form of the JSON."""
     if ABSTAIN in names:
         raise ValueError(
-            f"{path}: a class is called {ABSTAIN!r}, as the line for no answer is: write the costs as JSON."
+            f"{path}: a class is called {ABSTAIN!r}, which is also the line for no answer: write the costs as JSON."
         )
     rows = list(csv.DictReader(text.splitlines()))
     if not rows or not {CLASS, COST} <= set(rows[0]):
         raise ValueError(f"{path} must have the columns {CLASS} and {COST}, got {list(rows[0]) if rows else []}.")
     twice = [row[CLASS] for place, row in enumerate(rows) if row[CLASS] in [other[CLASS] for other in rows[:place]]]
     if twice:
-        raise ValueError(f"{path} has two lines for {twice[0]!r}.")
+        raise ValueError(f"{path} has two lines for {twice[0]!r}: keep one.")
     costs = {row[CLASS]: read_number(row[COST] or "") if row[COST] else None for row in rows}
     return {"wrong": {name: cost for name, cost in costs.items() if name != ABSTAIN}, ABSTAIN: costs.get(ABSTAIN)}

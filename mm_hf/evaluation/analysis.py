@@ -1,4 +1,4 @@
-"""All that is found out about a model's answers, as one dict of figures, as pictures and as a table."""
+"""Analyses a model's answers: one dict of figures, pictures and a table."""
 
 import os
 from collections.abc import Sequence
@@ -36,21 +36,25 @@ def analyse(
     seed: int = 0,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Works out what answers are worth, over rows that all have a label.
+    """Analyses the answers for rows that all have a label.
 
     Args:
-        logits: `(N, C)`; of written texts their numbers, `(N,)`, see `Task.readable`.
-        labels: as `measure_rows` takes them; of texts their numbers.
+        task: what the labels mean, see `mm_hf.tasks.Task`.
+        logits: `(N, C)`. For written texts, the numbers of the texts, `(N,)`, see `Task.readable`.
+        labels: as for `measure_rows`. For texts, the numbers of the texts.
         groups: `(N,)` int64, rows that belong together, see `group_codes`.
-        kinds: for each row what it is a question of.
-        floors: by name, what else answers these rows (see `Task.answers`) and what is to be said of it; its `metric`
-            is the one that it is measured by, if that is not the first.
-        curves: by modality, pairs of the share of rows that lost it and what the model then answers.
+        kinds: the kind of each row, by which metrics are split; None: they are not.
+        floors: by name, other answers to these rows (see `Task.answers`) and notes about them. The note `metric` names
+            the metric of the floor, if it is not the first one.
+        curves: by modality, pairs of the share of rows that lost this modality and the answers of the model.
+        samples: number of resamples for the intervals.
+        seed: the seed of the resamples.
+        progress: show progress bars.
 
     Returns:
         `metrics` and `by_kind` (see `metrics_with_intervals`), `floors` (the metric of each), `comparisons` and
         `verdict` (see the functions `compare` and `verdict`), `intervals` (how they were made), `calibration`,
-        `confusion`, `label_scores`, `missing` (None where there is none) and `mistakes` (see `worst_mistakes`).
+        `confusion`, `label_scores`, `missing` (None if there is none) and `mistakes` (see `worst_mistakes`).
     """
     answers, targets = task.answers(logits), task.targets(labels)
     common: dict[str, Any] = {"groups": groups, "samples": samples, "seed": seed}
@@ -74,7 +78,7 @@ def analyse(
         {name: (value["low"], value["high"]) for name, value in analysis["metrics"].items()},
     )
     for beside in analysis["comparisons"]:
-        if floors and beside["floor"] == LINE:  # row by row: the difference is known better than either score
+        if floors and beside["floor"] == LINE:  # row by row, because the difference has less noise than either score
             pair = answers, floors[LINE][0]
             by_row = paired_metrics(task, pair, targets, outputs, first_only=True, **common)
             beside |= {"paired": by_row["metrics"][first], "keeps_line": task.keeps_line}
@@ -83,7 +87,7 @@ def analyse(
         "confidence": CONFIDENCE,
         "samples": samples,
         "groups": int(groups.max()) + 1,
-        "method": "percentiles of what torchmetrics gives on each resample, drawn with replacement",
+        "method": "percentiles of the torchmetrics results over resamples, drawn with replacement",
     }
     analysis |= {"calibration": None, "confusion": None, "label_scores": None, "missing": None}
     analysis |= task.diagnostics(logits, labels)
@@ -105,8 +109,8 @@ def analyse(
 
 
 def rounded(value: Any) -> Any:
-    """The same with every float to six digits behind the point, and small ones to six digits that count: scores in the
-    unit of the labels may be very small."""
+    """The same with rounded floats: six digits after the point, or six significant digits for values below 1, because
+    scores in the unit of the labels may be very small."""
     if isinstance(value, dict):
         return {key: rounded(part) for key, part in value.items()}
     if isinstance(value, list):
@@ -125,15 +129,18 @@ def draw(
     pictures: Sequence[Image.Image | None],
     no_picture: str = NO_PICTURE,
 ) -> list[Path]:
-    """Draws what there is to see.
+    """Draws all pictures of an analysis.
 
     Args:
-        analysis: as `analyse` gives it, each of its `mistakes` with its `text`.
-        answers, targets: those that it was found out of.
-        no_picture: what is said where one has none.
+        folder: where the pictures are written.
+        task: see `analyse`.
+        analysis: the result of `analyse`, with a `text` in each of its `mistakes`.
+        answers, targets: the answers and targets that were analysed.
+        pictures: a picture for each mistake; None if it has none.
+        no_picture: the text for a mistake without a picture.
 
     Returns:
-        the files, named as `page.PICTURES` has them.
+        the files, with the names in `html_report.PICTURES`.
     """
     folder, files = Path(folder), []
 
@@ -164,7 +171,8 @@ def draw(
 
 
 def table(analysis: dict[str, Any], part: str) -> str:
-    """The score beside its floors, for the terminal, as `analyse` gives them; `part`: what was measured."""
+    """The score and its floors as lines for the terminal. `analysis` is the result of `analyse`, `part` is the name of
+    the measured part."""
     lines = {f"{part} {name}": values for name, values in analysis["metrics"].items()}
     lines |= {f"  {name}": values for name, values in analysis["by_kind"].items()}
     lines |= {f"floor: {name.replace('_', ' ')}": values for name, values in analysis["floors"].items()}
@@ -184,7 +192,7 @@ def table(analysis: dict[str, Any], part: str) -> str:
 
 
 def sure_lines(sure: dict[str, Any] | None) -> list[str]:
-    """What `how_sure` gives, as lines of the table."""
+    """The result of `how_sure` as lines of the table."""
     if sure is None:
         return []
     texts, coverage = [], sure["coverage"]
@@ -199,7 +207,7 @@ def sure_lines(sure: dict[str, Any] | None) -> list[str]:
     if sure["abstention"]:
         texts.append(f"{'risk over shares answered (AURC)':<38}{sure['abstention']['aurc']:8.4f}")
     if costs := sure.get("costs"):
-        name = f"cost a row, {costs['answered']:.0%} answered"
-        others = f"always the likeliest {figure(costs['always'])}, never any {figure(costs['never'])}"
+        name = f"cost per row, {costs['answered']:.0%} answered"
+        others = f"always the likeliest class: {figure(costs['always'])}, never any: {figure(costs['never'])}"
         texts.append(f"{name:<38}{figure(costs['cost']):>8}  ({others})")
     return texts

@@ -1,4 +1,4 @@
-"""How sure answers are, learned on validation rows: the temperature; and what of it holds on other rows."""
+"""Learns on validation rows how sure answers are (the temperature), and measures how well this holds on other rows."""
 
 from dataclasses import replace
 from typing import Any
@@ -12,52 +12,53 @@ from .conformal import measure_coverage
 from .diagnostics import calibration
 
 
-LEAST_ROWS = 10  # validation rows below which nothing is learned: of nine, one is eleven points
-MOST_VALUES = 4_000_000  # logits that a temperature is fitted to; one number needs no more
+LEAST_ROWS = 10  # with fewer validation rows nothing is learned; one row in nine is already 11 %
+MOST_VALUES = 4_000_000  # the largest number of logits for fitting a temperature, which is only one number
 FOLDS = 5
 LOWEST, HIGHEST = 0.05, 20.0
 
 
 def learn_confidence(task: Any, logits: torch.Tensor, labels: torch.Tensor) -> Confidence:
-    """What the validation rows say about the answers of one task.
+    """Learns the confidence of one task's answers from validation rows: a temperature, and thresholds for sets.
 
-    Both are learned on the same rows: the temperature is one number, and takes hardly anything of what makes new rows
-    exchangeable with these. That the rows have also chosen when training stopped takes more, the more evaluations
-    there were and the fewer rows.
+    Both are learned on the same rows. This is acceptable because the temperature is one number, so new rows stay
+    almost exchangeable with these. But the rows also decided when training stopped. This has more influence, the more
+    evaluations there were and the fewer rows there are.
 
     Args:
-        task: whose `model_head` is the head of the model, see `Task`.
+        task: its `model_head` is the head of the model, see `Task`.
         logits: `(N, C)`, of validation rows.
-        labels: of the same, as `Task.has_label` takes them.
+        labels: labels of the same rows, as for `Task.has_label`.
 
     Raises:
-        ValueError: fewer than `LEAST_ROWS` of them have a label, or logits are not finite.
+        ValueError: fewer than `LEAST_ROWS` of the rows have a label, or logits are not finite.
     """
     labelled = task.has_label(labels)
     logits, labels = logits[labelled], labels[labelled]
     if len(labels) < LEAST_ROWS:
         raise ValueError(
-            f"{task.column!r}: calibration needs at least {LEAST_ROWS} validation rows with a label, and there are "
-            f"{len(labels)}."
+            f"{task.column!r}: calibration needs at least {LEAST_ROWS} validation rows with a label, but there are "
+            f"only {len(labels)}."
         )
     if not logits.isfinite().all():
-        raise ValueError(f"{task.column!r}: answers to validation rows are no finite numbers.")
+        raise ValueError(f"{task.column!r}: some answers to validation rows are not finite numbers.")
     confidence = Confidence(len(labels), task.fit_temperature(logits, labels))
     head = replace(task.head_for(logits), confidence=confidence)
     return replace(confidence, thresholds=conformal_thresholds(head.true_scores(logits, labels)))
 
 
 def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """The temperature under which the labels are the likeliest (Guo et al. 2017, section 4.2), one for all classes, or
-    for all of several labels: a rare one has too few rows for one of its own. 1 where the rows that it was not fitted
-    to, by five folds, are not likelier under it: then it says more about these rows than about the model.
+    """The temperature under which the labels are most likely (Guo et al. 2017, section 4.2). There is one temperature
+    for all classes, or for all of several labels, because a rare class has too few rows for a separate one. The result
+    is 1 if held-out rows (five folds) are not more likely under the temperature. In that case it would describe these
+    rows more than the model.
 
-    The labels count as if one more row had been wrong, after Platt (1999): of rows that are all right the likeliest
-    temperature is 0, which is sure of everything.
+    The labels count as if one more row were wrong, as in Platt (1999). If all rows are right, the most likely
+    temperature would be 0, which is sure of everything.
 
     Args:
         logits: `(N, C)`.
-        labels: `(N,)` int64, or of several labels `(N, C)`, shares of yes.
+        labels: `(N,)` int64. For several labels `(N, C)`, the shares of yes.
     """
     from scipy.optimize import minimize_scalar
 
@@ -86,11 +87,11 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
 
 
 def negative_log_likelihood(logits: torch.Tensor, labels: torch.Tensor, doubt: float = 0.0) -> float:
-    """The mean of -log of the probability of the truth, in nats; of several labels the mean over all of them.
+    """The mean of -log of the probability of the true label, in nats. For several labels the mean over all of them.
 
     Args:
         logits, labels: see `fit_temperature`.
-        doubt: the share by which each label counts for the others.
+        doubt: the share of each label that counts for the other classes (label smoothing).
     """
     logits = logits.double()
     if labels.is_floating_point():
@@ -112,19 +113,19 @@ def how_sure(
     groups: dict[str, torch.Tensor],
     costs: Costs | None = None,
 ) -> dict[str, Any] | None:
-    """What holds, on rows with a label that nothing was learned on, of what is said about answers.
+    """Measures confidence on rows that have a label and were not used for learning.
 
     Args:
-        task: whose `model_head` is the head of the model.
-        logits, labels: `(N, C)`, and of the same rows.
-        coverage: of the sets or intervals that are measured.
-        groups: by name which rows belong to it, bool `(N,)`, beside those that the task knows.
-        costs: of answers.
+        task: its `model_head` is the head of the model.
+        logits, labels: `(N, C)`, and the labels of the same rows.
+        coverage: the requested coverage of the sets or intervals.
+        groups: by name, which rows belong to a group, bool `(N,)`, in addition to the groups of the task.
+        costs: the costs of answers.
 
     Returns:
-        `temperature` and `validation_rows`, what was learned (None: nothing was); `ece` and `nll`, and the same
-        `before` it; `coverage`, see `measure_coverage`, or `too_few`, why there is none; `abstention`, see
-        `risk_coverage`; `costs`, see `Costs.measure`. None where nothing can be said.
+        `temperature` and `validation_rows`, what was learned (None: nothing was); `ece` and `nll`, and `ece_before`
+        and `nll_before`, without the temperature; `coverage`, see `measure_coverage`, or `too_few`, why there is none;
+        `abstention`, see `risk_coverage`; `costs`, see `Costs.measure`. None if nothing can be measured.
     """
     confidence = None if task.model_head is None else task.model_head.confidence
     said = task.chances_and_truths(logits, labels)

@@ -1,50 +1,51 @@
-"""Whether a score is better than what it must be held against, in words."""
+"""Compares a score with its floors (baselines), in words."""
 
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 
-# Of these metrics the lower value is the better one; of several tasks the name of the task stands before it.
+# For these metrics a lower value is better. With several tasks, the name of the task is put before the metric.
 LOWER_IS_BETTER = {"rmse", "mae", "wer", "median_rank"}
-# Differences of these metrics are said in their own unit, of all others in points of a hundred.
+# Differences of these metrics are given in their own unit, all others in percentage points.
 IN_UNITS = {"rmse", "mae", "median_rank", "r2", "pearson", "spearman"}  # of the label, of ranks, of a correlation
-# The least and the most that metrics can be, where that is known; of several tasks with the name of the task before.
+# The smallest and largest value of metrics, if known. With several tasks, the name of the task is put before the
+# metric.
 RANGES = {
     **dict.fromkeys(("accuracy", "f1", "f1_micro", "f1_macro", "exact_match", "chrf", "mean_recall"), (0.0, 1.0)),
     **dict.fromkeys(LOWER_IS_BETTER, (0.0, math.inf)),
     **dict.fromkeys(("pearson", "spearman"), (-1.0, 1.0)),
     "r2": (-math.inf, 1.0),
 }
-# The floors that look at no row, and how they are said; of several tasks with the name of the task before them.
+# The floors that do not look at a row, in words. With several tasks, the name of the task is put before them.
 CONSTANTS = {
     "majority": "the most frequent answer for every row",
     "wer_of_majority": "the most frequent answer for every row",
     "mean": "the mean for every row",
     "mae_of_median": "the median for every row",
     "constant_guess": "the best constants of all tasks",
-    "chance_mean_recall": "a search that knows nothing",
-    "chance_recall_at_1": "a search that knows nothing",
+    "chance_mean_recall": "a search in random order",
+    "chance_recall_at_1": "a search in random order",
 }
-LINE = "linear"  # the floor that is a straight line
-# What other floors are called in a sentence, and what to try where the model is not better; of several tasks with the
-# name of the task before them. The first one whose name a floor ends with counts.
-FLOOR_WORDS = {LINE: "a straight line on the same frozen features"}
+LINE = "linear"  # the floor of a linear model
+# The names of other floors in a sentence, and what to try if the model is not better. With several tasks, the name of
+# the task is put before them. A floor belongs to the first entry that its name ends with.
+FLOOR_WORDS = {LINE: "a linear model on the same frozen features"}
 WHAT_TO_TRY = {
-    LINE: "--fusion linear (that line as a checkpoint), more rows, another layer of the encoder",
+    LINE: "--fusion linear (this linear model as a checkpoint), more rows, another layer of the encoder",
     "shuffled_pairs": "another --fusion, more rows",
-    "_only": "the other columns left out, another --fusion",
+    "_only": "leave the other columns out, another --fusion",
 }
 TRY_AGAINST_CONSTANTS = "more steps, another learning rate"
-NO_FLOORS = "No floor was measured, so nothing says whether this score is better than a guess."
+NO_FLOORS = "No floor (baseline) was measured, so nobody can know whether this score is better than a guess."
 
 
 def add_metrics(lower_is_better: Iterable[str], in_units: Iterable[str], guesses: Mapping[str, str]):
-    """Makes known what a task from outside the package measures by.
+    """Registers the metrics of a task from outside the package.
 
     Args:
         lower_is_better, in_units: names of metrics, see `LOWER_IS_BETTER` and `IN_UNITS`.
-        guesses: the floors that look at no row, and how they are said.
+        guesses: the floors that do not look at a row, and their names in a sentence.
     """
     LOWER_IS_BETTER.update(lower_is_better)
     IN_UNITS.update(in_units)
@@ -52,13 +53,13 @@ def add_metrics(lower_is_better: Iterable[str], in_units: Iterable[str], guesses
 
 
 def lower_is_better(metric: str) -> bool:
-    """Whether the lower value of a metric is the better one; the metric of one of several tasks too."""
+    """Whether a lower value of a metric is better, also for the metric of one of several tasks."""
     return any(metric == name or metric.endswith(f"_{name}") for name in LOWER_IS_BETTER)
 
 
 def range_of(metric: str) -> tuple[float, float]:
-    """The least and the most that a metric can be; infinite where nobody knows."""
-    if metric == "score":  # of several tasks together, see `multi_task_metrics`
+    """The smallest and largest value of a metric. Infinite if unknown."""
+    if metric == "score":  # the mean of several tasks, see `multi_task_metrics`
         return -math.inf, 1.0
     if "recall_at_" in metric:
         return 0.0, 1.0
@@ -67,7 +68,7 @@ def range_of(metric: str) -> tuple[float, float]:
 
 
 def constant_of(floor: str) -> str | None:
-    """How a floor is said that looks at no row; None for a floor that does."""
+    """The name in a sentence of a floor that does not look at a row. None for other floors."""
     for name, words in CONSTANTS.items():
         if floor == name:
             return words
@@ -77,8 +78,8 @@ def constant_of(floor: str) -> str | None:
 
 
 def figure(value: float | None) -> str:
-    """A figure as a report prints it: four digits behind the point, or of very large and very small ones as many as
-    say something. "–" for None."""
+    """A figure for a report: four digits after the point, or a suitable number of digits for very large and very small
+    values. "–" for None."""
     if value is None:
         return "–"
     size = abs(value)
@@ -88,7 +89,7 @@ def figure(value: float | None) -> str:
 
 
 def gap(value: float | None, metric: str) -> str:
-    """A difference as it is said: of shares in points of a hundred, of numbers in their unit; with its sign."""
+    """A difference with its sign: percentage points for shares, the own unit for numbers."""
     if value is None:
         return "–"
     if metric in IN_UNITS:
@@ -101,18 +102,18 @@ def compare(
     floors: Iterable[tuple[str, str, float | None]],
     intervals: Mapping[str, tuple[float | None, float | None]] | None = None,
 ) -> list[dict[str, Any]]:
-    """Holds scores against floors.
+    """Compares scores with floors.
 
     Args:
-        metrics: the scores by name; None or NaN is a score that is not defined, which beats nothing.
-        floors: of each its name, its metric and its value; one whose value is not defined is left out.
-        intervals: of metrics their 95 % interval, where it is known.
+        metrics: the scores by name. None or NaN means that a score is not defined; it beats nothing.
+        floors: the name, metric and value of each floor. Floors without a value are left out.
+        intervals: the 95 % intervals of metrics, if known.
 
     Returns:
-        for each floor `floor`, `metric`, `score` (None where it is not defined), `value`, `better` ("higher" or
-        "lower"), `beaten`: whether the score is better than the floor, by more than rounding; `constant`: whether the
-        floor looks at no row; `in_interval`: whether the floor lies within the interval of the score, None where
-        there is none.
+        for each floor `floor`, `metric`, `score` (None if not defined), `value`, `better` ("higher" or "lower"),
+        `beaten`: whether the score is better than the floor by more than rounding; `constant`: whether the floor does
+        not look at rows; `in_interval`: whether the floor is within the interval of the score, None if there is no
+        interval.
     """
     comparisons = []
     for floor, metric, value in floors:
@@ -140,8 +141,8 @@ def compare(
 
 
 def is_beaten(comparison: Mapping[str, Any]) -> bool:
-    """Whether the score is better than a floor: beyond the interval of the difference, where both were compared row by
-    row (`paired`, see `paired_differences`), else by however little."""
+    """Whether the score is better than a floor. If both were compared row by row (`paired`, see `paired_differences`),
+    the interval of the difference must not contain 0. Otherwise any difference counts."""
     paired = comparison.get("paired")
     if paired is None or paired["low"] is None:
         return comparison["beaten"]
@@ -149,8 +150,8 @@ def is_beaten(comparison: Mapping[str, Any]) -> bool:
 
 
 def verdict(comparisons: list[dict[str, Any]]) -> str:
-    """Says in one line whether the model is better than a constant guess, and than the other floors; where it is not,
-    what to try.
+    """Says in one line whether the model is better than a constant guess and than the other floors. If it is not, the
+    line also says what to try.
 
     Args:
         comparisons: see `compare`.
@@ -170,11 +171,11 @@ def verdict(comparisons: list[dict[str, Any]]) -> str:
         if behind:
             sentences.append(f"It does NOT beat {'; '.join(map(in_words, behind))}.")
         if ahead:
-            sentences.append(f"It is ahead, but NOT beyond what chance may do, of {'; '.join(map(in_words, ahead))}.")
+            sentences.append(f"It is ahead, but NOT beyond chance: {'; '.join(map(in_words, ahead))}.")
         shown = missed_others
     elif others:
         nearest = min(others, key=lambda entry: abs(entry["score"] - entry["value"]))
-        sentences.append(f"It beats every other floor, of which the nearest is {in_words(nearest)}.")
+        sentences.append(f"It beats every other floor. The nearest one is {in_words(nearest)}.")
         shown = [nearest]
     sentences += filter(None, map(interval_in_words, shown))
     if advice := what_to_try([*missed, *missed_others]):
@@ -183,10 +184,11 @@ def verdict(comparisons: list[dict[str, Any]]) -> str:
 
 
 def what_to_try(missed: Iterable[Mapping[str, Any]]) -> str:
-    """What may help a model that does not beat some floors, each thing once; empty where there is no such floor.
+    """What may help a model that does not beat some floors, without repetition. Empty if there are no such floors.
 
     Args:
-        missed: see `compare`; `keeps_line` says of a straight line whether a model can be one, see `Task.keeps_line`.
+        missed: see `compare`. For the linear floor, `keeps_line` says whether a model can be this linear model, see
+            `Task.keeps_line`.
     """
     advice: list[str] = []
     for floor in missed:
@@ -198,7 +200,7 @@ def what_to_try(missed: Iterable[Mapping[str, Any]]) -> str:
 
 
 def words_of_floor(floor: str) -> str:
-    """What a floor is called in a sentence."""
+    """The name of a floor in a sentence."""
     for name, words in FLOOR_WORDS.items():
         if floor == name:
             return words
@@ -208,7 +210,7 @@ def words_of_floor(floor: str) -> str:
 
 
 def in_words(comparison: Mapping[str, Any]) -> str:
-    """One comparison: both numbers, the direction, and by how much."""
+    """One comparison in words: both numbers, which direction is better, and the difference."""
     floor = comparison.get("words") or words_of_floor(comparison["floor"])
     metric, score, value = comparison["metric"].replace("_", " "), comparison["score"], comparison["value"]
     if score is None:
@@ -222,7 +224,7 @@ def in_words(comparison: Mapping[str, Any]) -> str:
 
 
 def interval_in_words(comparison: Mapping[str, Any]) -> str:
-    """The interval of the difference, where both were compared row by row; else empty."""
+    """The interval of the difference in words, if both were compared row by row; else empty."""
     paired = comparison.get("paired")
     if paired is None or paired["low"] is None:
         return ""

@@ -1,4 +1,4 @@
-"""Whether sets and intervals hold the truth as often as they say, in all and in each group of rows."""
+"""Measures whether sets and intervals contain the truth as often as requested, for all rows and for each group."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from ..models.confidence import place_of
 from .intervals import CONFIDENCE
 
 
-LEAST_ROWS = 10  # of a group: of fewer a share says nothing
+LEAST_ROWS = 10  # a share of fewer rows means little, so smaller groups are left out
 MOST_GROUPS = 40
 
 
@@ -19,18 +19,18 @@ def measure_coverage(
 
     Args:
         task: see `how_sure`.
-        logits, labels: `(N, C)`, and of the same rows, which all have a label.
-        coverage: that the sets are said to have.
-        groups: by name which rows belong to it, bool `(N,)`. Conformal prediction says something about all rows
-            together, and nothing about a group: how much one falls short is to be seen here alone.
+        logits, labels: `(N, C)`, and the labels of the same rows. All rows have a label.
+        coverage: the requested coverage of the sets.
+        groups: by name, which rows belong to a group, bool `(N,)`. Conformal prediction guarantees the coverage for
+            all rows together, and not for a group. Only this measurement shows a group with less coverage.
 
     Returns:
-        `asked`; `expected`, see `expected_range`; `covered`, the share of rows whose truth is in the set, with `low`
-        and `high` (binomial, by Clopper and Pearson; rows that belong together make it too narrow); `size`, the mean
-        of what `measure` says; `within_threshold`, the share of rows whose truth would be in a set without the answer:
-        this is what was asked, and `covered` is more where the answers alone are right more often; `alone`, the share
-        of rows whose set has one class (None of intervals); `groups`, the same of each, those of fewer than ten rows
-        left out, and of more than forty the smallest.
+        `asked`; `expected`, see `expected_range`; `covered`, the share of rows with the truth in their set, with `low`
+        and `high` (binomial, by Clopper and Pearson; it is too narrow if rows belong together); `size`, the mean of
+        `measure`; `within_threshold`, the share of rows that would have the truth in a set without the answer. This is
+        what was requested. `covered` is larger if the answers alone are right more often; `alone`, the share of rows
+        with a single class in their set (None for intervals); `groups`, the same for each group. Groups of fewer than
+        ten rows are left out, and the smallest ones if there are more than forty.
     """
     covered, sizes = task.covered(logits, labels, coverage), task.set_sizes(logits, coverage)
     known = {name: rows for name, rows in groups.items() if rows.sum() >= LEAST_ROWS}
@@ -48,9 +48,10 @@ def measure_coverage(
 
 
 def expected_range(coverage: float, validation_rows: int, rows: int) -> list[float]:
-    """Between which shares 95 % of all measured coverages lie, where validation rows and these are drawn alike: from a
-    beta-binomial distribution (Angelopoulos and Bates 2021, section 3.2). Few validation rows make it wide. Above it
-    lies a model that is right more often than was asked, since its answer is in every set."""
+    """The range that contains 95 % of all measured coverages, if validation rows and these rows come from the same
+    distribution. It follows from a beta-binomial distribution (Angelopoulos and Bates 2021, section 3.2). Few
+    validation rows make it wide. A model that is right more often than requested is above it, because its answer is in
+    every set."""
     from scipy.stats import betabinom
 
     place = place_of(validation_rows, coverage)
@@ -59,14 +60,14 @@ def expected_range(coverage: float, validation_rows: int, rows: int) -> list[flo
 
 
 def shares(covered: torch.Tensor, sizes: torch.Tensor) -> dict[str, Any]:
-    """How many rows are covered, as a share with its interval, and how large their sets are."""
+    """The share of covered rows with its interval, and the mean size of their sets."""
     rows, count = len(covered), int(covered.sum())
     low, high = binomial_interval(count, rows)
     return {"rows": rows, "covered": count / rows, "low": low, "high": high, "size": sizes.double().mean().item()}
 
 
 def binomial_interval(count: int, rows: int) -> tuple[float, float]:
-    """The interval of a share, `count` of so many rows, by Clopper and Pearson (1934): it holds the true share in at
+    """The interval of the share `count` of `rows`, by Clopper and Pearson (1934). It contains the true share in at
     least 95 % of all draws."""
     from scipy.stats import binomtest
 

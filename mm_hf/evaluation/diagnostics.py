@@ -1,4 +1,4 @@
-"""Where a model errs, and whether it knows: calibration, confusion, the worst mistakes."""
+"""Where a model is wrong, and whether its probabilities show it: calibration, confusion, the worst mistakes."""
 
 from typing import Any
 
@@ -7,24 +7,24 @@ import torch
 
 BINS = 15
 LISTED_PAIRS = 20
-SHOWN_CLASSES = 30  # that a matrix can show
+SHOWN_CLASSES = 30  # the largest number of classes in a confusion matrix
 
 
 def calibration(confidence: torch.Tensor, right: torch.Tensor) -> dict[str, Any]:
-    """Whether probabilities are what they say: the expected calibration error (Guo et al. 2017, equation 3) by
-    torchmetrics, over 15 bins of equal width.
+    """Whether probabilities are correct: the expected calibration error (Guo et al. 2017, equation 3) by torchmetrics,
+    over 15 bins of equal width.
 
     Args:
         confidence: the probabilities, `(N,)` float.
-        right: whether what they are of is so, `(N,)` bool.
+        right: whether the event of each probability happened, `(N,)` bool.
 
     Returns:
-        `ece`; `confidence` and `accuracy`, means over all; `bins`: `low`, `high`, `rows`, and both means within (None
-        where there are no rows).
+        `ece`; `confidence` and `accuracy`, means over all; `bins`: `low`, `high`, `rows`, and both means in the bin
+        (None if it has no rows).
     """
     from torchmetrics.functional import classification
 
-    # torchmetrics gives 1 itself a bin of its own
+    # torchmetrics would put the value 1 into a separate bin
     confidence = confidence.clamp(max=torch.nextafter(torch.tensor(1.0), torch.tensor(0.0)))
     ece = classification.binary_calibration_error(confidence, right.long(), n_bins=BINS, norm="l1")
     edges = torch.linspace(0, 1, BINS + 1)
@@ -45,14 +45,15 @@ def calibration(confidence: torch.Tensor, right: torch.Tensor) -> dict[str, Any]
 
 
 def confusion(answers: torch.Tensor, targets: torch.Tensor, names: list[str]) -> dict[str, Any]:
-    """Which class is taken for which, by torchmetrics.
+    """Which classes are confused with each other, by torchmetrics.
 
     Args:
         answers, targets: `(N,)` int64.
+        names: the names of the classes.
 
     Returns:
-        `matrix`: rows by true class (first) and answer, None where there are more than 30 classes; `pairs`: the 20
-        most frequent confusions, `truth`, `answer`, `rows`, and `of`, the rows of that truth.
+        `matrix`: rows by true class (first axis) and answer, None if there are more than 30 classes; `pairs`: the 20
+        most frequent confusions, each with `truth`, `answer`, `rows`, and `of`, the number of rows with that truth.
     """
     from torchmetrics.functional import classification
 
@@ -69,7 +70,7 @@ def confusion(answers: torch.Tensor, targets: torch.Tensor, names: list[str]) ->
 
 
 def label_scores(answers: torch.Tensor, targets: torch.Tensor, names: list[str]) -> dict[str, dict[str, float]]:
-    """For each of several labels its F1, by torchmetrics, and how many rows have it; both `(N, C)`, 0 or 1."""
+    """The F1 of each of several labels, by torchmetrics, and how many rows have it. Both `(N, C)`, 0 or 1."""
     from torchmetrics.functional import classification
 
     scores = classification.multilabel_f1_score(answers, targets, num_labels=len(names), average="none")
@@ -80,14 +81,16 @@ def label_scores(answers: torch.Tensor, targets: torch.Tensor, names: list[str])
 
 
 def worst_mistakes(task: Any, logits: torch.Tensor, labels: torch.Tensor, count: int = 24) -> list[dict[str, Any]]:
-    """The wrong rows with the highest loss, the worst first; of numbers those that are furthest off.
+    """The wrong rows with the highest loss, the worst first. For numbers, the rows with the largest errors.
 
     Args:
+        task: see `measure_rows`.
         logits, labels: of rows that have a label, see `measure_rows`.
-        count: how many at most.
+        count: the largest number of rows.
 
     Returns:
-        for each `place` (among these rows), `loss`, `answer` and `truth` as texts, and what else `Task.mistakes` says.
+        for each `place` (among these rows), `loss`, `answer` and `truth` as texts, and further entries of
+        `Task.mistakes`.
     """
     wrong = (task.answers(logits) != task.targets(labels)).reshape(len(labels), -1).any(-1)
     losses = task.row_losses(logits, labels)

@@ -1,4 +1,4 @@
-"""What a score must be held against: wrong pairs, and rows that lost a part."""
+"""Changes rows for floors (baselines): wrong pairs, and rows that lost a part."""
 
 from collections.abc import Hashable, Sequence
 
@@ -6,18 +6,19 @@ import numpy as np
 
 
 def derangement(items: Sequence[Hashable | None], seed: int) -> list[int]:
-    """An order in which each row gets the item of another row, and its own item only where more than half of the rows
-    share it.
+    """An order in which each row gets the item of another row. A row gets its own item only if more than half of the
+    rows have this item.
 
-    The rows are sorted by item, the items in an order drawn from the seed, and each row takes the item that stands as
-    many rows further on as the most frequent item has. Every item comes as often as before. Rows without one keep
-    that.
+    The rows are sorted by item, with the items in random order. Let M be the number of rows with the most frequent
+    item. Each row takes the item of the row that is M places further. So every item occurs as often as before. Rows
+    without an item stay without.
 
     Args:
-        items: what each row has; equal ones are the same item, None is none.
+        items: the item of each row. Equal values are the same item, None is no item.
+        seed: the seed of the random order.
 
     Returns:
-        for each row the row whose item it gets.
+        for each row, the row from which it gets its item.
     """
     generator = np.random.default_rng(seed)
     by_item: dict[Hashable, list[int]] = {}
@@ -33,6 +34,6 @@ def derangement(items: Sequence[Hashable | None], seed: int) -> list[int]:
 
 
 def rows_without(count: int, share: float, seed: int | Sequence[int]) -> frozenset[int]:
-    """Rows drawn to lose something, a share of them all: those of a smaller one are among those of a larger one."""
+    """Rows that lose something, a random share of all rows. Rows of a smaller share are also in a larger share."""
     order = np.random.default_rng(seed).permutation(count)
     return frozenset(order[: round(share * count)].tolist())

@@ -1,4 +1,4 @@
-"""Pages of HTML that hold all that an evaluation or a comparison found, pictures included."""
+"""HTML pages with all results of an evaluation or a comparison, including pictures."""
 
 import base64
 import os
@@ -11,66 +11,66 @@ from .comparisons import figure, gap
 
 TEMPLATES = Path(__file__).parent
 
-# By the name of its file, the title of each picture and how to read it.
+# By file name, the title of each picture and how to read it.
 PICTURES = {
     "reliability.png": (
         "Calibration",
-        "A bar at 0.8 that is 0.6 high says that of what the model gave a probability of 80 %, 60 % was so: below the "
-        "dashed line it is too sure of itself, above it too modest. The lower part says how many predictions each bar "
-        "rests on; the calibration error (ECE) is the mean distance from the line, weighted by them.",
+        "A bar at 0.8 with height 0.6 means: of the predictions with a probability of 80 %, 60 % were right. Below "
+        "the dashed line the model is too sure, above it not sure enough. The lower part shows how many predictions "
+        "each bar has. The calibration error (ECE) is the mean distance from the line, weighted by these numbers.",
     ),
     "abstention.png": (
-        "Accuracy where only sure answers are given",
-        "From the left on more and more rows are answered, the surest first: the higher the line is on the left, the "
-        "better the model knows when it is right. A level line says that its probabilities do not tell. AURC is the "
-        "mean share of wrong answers over the line: the lower the better.",
+        "Accuracy if only sure answers are given",
+        "From left to right more rows are answered, the surest first. A line that is high on the left means that the "
+        "model knows when it is right. A flat line means that its probabilities do not show this. AURC is the mean "
+        "share of wrong answers along the line; lower is better.",
     ),
     "confusion.png": (
         "Confusion matrix",
-        "Each row is a true class and each column an answer: the diagonal is right, and the darker a cell, the larger "
-        "its share of that class. A dark cell beside the diagonal is a class that the model takes for another.",
+        "Each row is a true class and each column an answer. The diagonal is right. The darker a cell, the larger its "
+        "share of the true class. A dark cell off the diagonal shows a class that the model takes for another one.",
     ),
     "labels.png": (
         "F1 of each label",
-        "F1 is high where a label is both found and not invented; the labels that fare worst come first. A short bar "
-        "beside few rows may be chance, beside many it is a weakness.",
+        "F1 is high if a label is found where it is true, and only there. The labels with the lowest F1 come first. A "
+        "short bar with few rows may be chance; with many rows it is a weakness.",
     ),
     "scatter.png": (
         "Answer against truth",
-        "Each point is a row, and on the dashed line the answer is the truth. Points that lie flatter than the line "
-        "say that the model keeps to the middle.",
+        "Each point is a row. On the dashed line the answer equals the truth. If the points form a flatter band than "
+        "the line, the model avoids extreme answers.",
     ),
     "missing.png": (
-        "What a missing modality costs",
-        "Each line is the metric as more and more rows lose one modality, drawn at random, with its 95 % interval; at "
-        "100 % the model does without it. A level line is a modality that the model hardly uses, and a line that "
-        "reaches the dashed floor has lost all that was learned.",
+        "The cost of a missing modality",
+        "Each line is the metric when a growing random share of rows loses one modality, with its 95 % interval. At "
+        "100 % no row has the modality. A flat line means that the model hardly uses the modality. A line that falls "
+        "to the dashed floor (baseline) means that the model can do nothing without it.",
     ),
     "evidence.png": (
         "What the answers rest on",
-        "The bar of a modality is how far it moves the answer on average, its exact Shapley value, when in its place "
-        "stand items of other rows, or the token of an absent one; the line is the 95 % interval. Below: what one "
-        "modality gives by itself (unique), what several say alike (redundant), and what is there only together "
-        "(synergistic). A modality near zero is one that this model hardly looks at, whatever it holds.",
+        "The bar of a modality shows how much it changes the answer on average (exact Shapley value), compared with "
+        "items of other rows or the token of an absent item. The thin line is the 95 % interval. Below are shares of "
+        "all effects: unique (from one modality alone), redundant (from several modalities that agree), and "
+        "synergistic (only from several together). This model hardly uses a modality near "
+        "zero, whatever the modality contains.",
     ),
     "cost_curve.png": (
         "What to ask for next",
-        "How good answers are at which price, as `mm_hf explain RUN --missing` measured it: the blue line shows rows "
-        "one modality after the other, each the one that is expected to bring most for its price, until no other is "
-        "worth its own. The higher a line is on the left, the less has to be paid. Where it is level, what more could "
-        "be bought brings nothing.",
+        "Quality of answers against price, as measured by `mm_hf explain RUN --missing`. For the blue line, each row "
+        "gets one modality after another, each time the one with the highest expected gain for its price, until no "
+        "gain is worth its price. A line that is high on the left needs a lower price. Where it is flat, paying more "
+        "does not improve answers.",
     ),
     "mistakes.png": (
         "Worst mistakes",
-        "The mistakes with the highest loss, the worst first, where there are classes each with the probability of "
-        "the answer and of the truth. Look for labels that are wrong in the data, and for what the rows have in "
-        "common.",
+        "The mistakes with the highest loss, the worst first. For classes, each has the probability of the answer and "
+        "of the truth. Look for wrong labels in the data, and for what the rows have in common.",
     ),
 }
 
 
 def embedded(file: str | os.PathLike) -> str:
-    """A PNG as the address of a picture that is in the page itself."""
+    """A PNG as a data URI, which embeds it in the page."""
     return "data:image/png;base64," + base64.b64encode(Path(file).read_bytes()).decode()
 
 
@@ -81,28 +81,29 @@ def write_page(
     report: dict[str, Any],
     pictures: Sequence[str | os.PathLike],
 ):
-    """Writes the page; names, texts and labels of the data are escaped.
+    """Writes the page. Names, texts and labels of the data are escaped.
 
     Args:
         path: the HTML to write. It needs no other file.
-        facts: what was measured, and with what, by name.
-        report: `metrics`, `by_kind` and `floors`, each by name `value`, `low` and `high` (`by_kind` also `rows`,
-            `floors` also `meaning`); `verdict` and `comparisons`, if it has them; `confusion` (None, or its `pairs`)
-            and `mistakes`, see `diagnostics`, each with its `row` and `text`.
-        pictures: files named as in `PICTURES`, in their order.
+        title: the title of the page.
+        facts: what was measured, and how, by name.
+        report: `metrics`, `by_kind` and `floors`, each by name with `value`, `low` and `high` (`by_kind` also `rows`,
+            `floors` also `meaning`); optionally `verdict` and `comparisons`; `confusion` (None, or its `pairs`) and
+            `mistakes`, see `diagnostics`, each with its `row` and `text`.
+        pictures: files with the names in `PICTURES`, in this order.
     """
     shown = [(*PICTURES[Path(file).name], embedded(file)) for file in pictures]
     write_html(path, "page.html", title=title, facts=facts, report=report, pictures=shown)
 
 
 def write_html(path: str | os.PathLike, template: str, folder: Path = TEMPLATES, **values: Any):
-    """Fills a template; what it is filled with is escaped.
+    """Fills a template. All values are escaped.
 
     Args:
         path: the HTML to write. It needs no other file.
-        template: the name of its file.
-        folder: that it lies in.
-        values: that it asks for.
+        template: the file name of the template.
+        folder: the folder of the template.
+        values: the values for the template.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 

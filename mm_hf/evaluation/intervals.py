@@ -1,4 +1,5 @@
-"""How sure a figure is: percentile intervals of the bootstrap (Efron 1979), by groups of rows that belong together."""
+"""Confidence intervals of figures: percentiles of the bootstrap (Efron 1979), by groups of rows that belong
+together."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,7 @@ CONFIDENCE = 0.95
 
 
 def group_codes(values: Sequence[Any]) -> torch.Tensor:
-    """Numbers the groups of equal values, in the order of their first rows; each None or NaN is a group of its own.
+    """Numbers the groups of equal values, in the order of their first rows. Each None or NaN is a separate group.
 
     Returns:
         `(N,)` int64.
@@ -26,14 +27,16 @@ def group_codes(values: Sequence[Any]) -> torch.Tensor:
 
 
 def resamples(groups: torch.Tensor, samples: int, seed: int) -> Iterator[torch.Tensor]:
-    """Draws as many groups as there are, with replacement, again and again (the cluster bootstrap): questions about
-    one picture are right or wrong together, and drawn one by one they would promise more than they hold.
+    """Draws as many groups as there are, with replacement, many times (the cluster bootstrap). Questions about one
+    picture are right or wrong together. Drawing them one by one would give intervals that are too narrow.
 
     Args:
-        groups: `(N,)` int64, as `group_codes` gives them.
+        groups: `(N,)` int64, see `group_codes`.
+        samples: how many samples to draw.
+        seed: the seed of the draws.
 
     Yields:
-        the rows of one sample, int64; as many as the drawn groups have.
+        the rows of one sample, int64: all rows of the drawn groups.
     """
     generator = np.random.default_rng(seed)
     count = int(groups.max()) + 1
@@ -50,15 +53,15 @@ def bootstrap(
     seed: int = 0,
     title: str | None = None,
 ) -> dict[Any, dict[str, float | None]]:
-    """Measures all rows, and the middle 95 % of what resamples give.
+    """Measures all rows, and the middle 95 % of the results on resamples.
 
     Args:
-        measure: takes rows, int64, and gives figures by name; NaN where these rows have none.
+        measure: takes rows, int64, and gives figures by name; NaN if a figure is not defined for these rows.
         groups, samples, seed: see `resamples`.
-        title: of a progress bar, shown where it takes longer than a second; None: no bar.
+        title: of a progress bar, shown if it takes longer than a second; None: no bar.
 
     Returns:
-        by name `value`, `low` and `high`; None for what is not defined.
+        by name `value`, `low` and `high`; None if not defined.
     """
     figures = measure(torch.arange(len(groups)))
     drawn: dict[Any, list[float]] = {name: [] for name in figures}
@@ -90,17 +93,18 @@ def metrics_with_intervals(
     only: str | None = None,
     title: str | None = None,
 ) -> dict[str, Any]:
-    """What `measure_answers` gives, each figure with its interval: torchmetrics measures every resample.
+    """The results of `measure_answers`, each with its interval. torchmetrics measures every resample.
 
     Args:
         task, answers, targets, outputs: see `measure_answers`.
         groups: `(N,)` int64, see `group_codes`.
-        kinds: for each row what it is a question of; None: not by kind.
-        first_only: measure the first metric alone.
-        only: the name of a metric, to measure that one alone; the kinds are by the first one all the same.
+        kinds: the kind of each row, by which the first metric is split; None: it is not.
+        samples, seed, title: see `bootstrap`.
+        first_only: measure only the first metric.
+        only: the name of a metric: measure only this one. The kinds still use the first metric.
 
     Returns:
-        `metrics`: by name `value`, `low`, `high`; `by_kind`: the same of the first metric for each kind, and `rows`.
+        `metrics`: by name `value`, `low`, `high`; `by_kind`: the same for the first metric by kind, and `rows`.
     """
     functions = task.metrics(outputs, validate=False)
     first, by_first = next(iter(functions.items()))

@@ -1,4 +1,4 @@
-"""What metrics of classes, of numbers and of texts share."""
+"""Functions that metrics of classes, numbers and texts share."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ Metric = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # takes answers a
 
 
 def rows_by_kind(kinds: list) -> dict[str, torch.Tensor]:
-    """The rows of each kind, `(N,)` bool, by its name; None is no kind."""
+    """The rows of each kind, `(N,)` bool, by the name of the kind. None is not a kind."""
     names = sorted({kind for kind in kinds if kind is not None}, key=str)
     return {name: torch.tensor([kind == name for kind in kinds]) for name in names}
 
@@ -23,11 +23,13 @@ def figures_of(
     targets: torch.Tensor,
     kinds: Any,
 ) -> dict[Any, float]:
-    """Every metric by its name, and the first one by its name and each kind; NaN for a kind without rows.
+    """Every metric by its name, and the first metric by its name and each kind. NaN for a kind without rows.
 
     Args:
+        functions: the metrics by name.
+        first: the name and function of the first metric.
         answers, targets: of some rows.
-        kinds: by name which of these are of a kind, `(N,)` bool.
+        kinds: by name, which of these rows belong to a kind, `(N,)` bool.
     """
     figures: dict[Any, float] = {name: function(answers, targets).item() for name, function in functions.items()}
     name, function = first

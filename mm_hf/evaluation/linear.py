@@ -1,9 +1,10 @@
-"""Straight lines: linear models on features that are given, by scikit-learn, their strength chosen on validation.
+"""Linear models on given features, fitted by scikit-learn. Their strength of regularisation is chosen on validation.
 
-Every score is held against one. Features are standardised by the training rows, and then every modality weighs the
-same: with one strength for all, the five thousand numbers of four photos would drown the four of a table (houses: an
-RMSE of .264 in place of .210). What is learned is written in the unit of the features, so that a line is a matrix and
-a bias. scikit-learn is imported where it is used: it takes a second.
+Every score is compared with such a linear model, the floor (baseline) `linear`. Features are standardised by the
+training rows, and then every modality gets the same weight. Otherwise, with one strength for all, the five thousand
+features of four photos would dominate the four features of a table (houses: an RMSE of .264 instead of .210). The
+learned weights are in the unit of the features, so that a linear model is one matrix and one bias. scikit-learn is
+imported only where it is used, because the import takes a second.
 """
 
 import warnings
@@ -17,24 +18,24 @@ import torch
 from .comparisons import lower_is_better
 
 
-# From the strongest on, so that of equal scores the strongest stays.
+# The strongest comes first, so that it is chosen among equal scores.
 RIDGES = tuple(10.0**power for power in range(6, -3, -1))  # alpha: a larger one is stronger
 COSTS = tuple(10.0**power for power in range(-5, 3))  # C of a logistic regression: a smaller one is stronger
-HALF_STEP = 10**0.5  # between two of these, tried around the best
+HALF_STEP = 10**0.5  # half a step between two strengths, tried around the best one
 PATIENCE = 2  # of a logistic regression, see `choose`
-NEVER = -1e4  # the logit of a class that no training row has
-ITERATIONS = 100  # of a logistic regression: validation judges it as it is then
+NEVER = -1e4  # the logit of a class without training rows
+ITERATIONS = 100  # limit for a logistic regression; validation measures it in this state
 
 
 @dataclass
 class LinearRows:
-    """Rows of one part as a linear model takes them.
+    """Rows of one part in the form that a linear model needs.
 
     Args:
         features: `(N, F)` float32.
-        labels: as `Task.label_tensor` gives them; of a search, ids by modality.
-        by_modality: the same features of each modality alone.
-        groups: `(F,)` int64, of each feature the number of its modality; None: all are of one.
+        labels: as from `Task.label_tensor`. For a search, ids by modality.
+        by_modality: the same features for each modality alone.
+        groups: `(F,)` int64, the number of the modality of each feature; None: there is one modality.
     """
 
     features: np.ndarray
@@ -43,7 +44,7 @@ class LinearRows:
     groups: np.ndarray | None = None
 
     def chosen(self, present: torch.Tensor) -> "LinearRows":
-        """Some of the rows, `(N,)` bool."""
+        """Some of the rows, selected by `present`, `(N,)` bool."""
         labels = self.labels
         rows, several = present.numpy(), isinstance(labels, dict)
         labels = {name: values[present] for name, values in labels.items()} if several else labels[present]
@@ -58,8 +59,8 @@ class Line:
     Args:
         weights: `(F, C)` float64.
         bias: `(C,)` float64.
-        strength: `alpha` of a ridge, `C` of a logistic regression.
-        stopped_early: after `ITERATIONS`, before scikit-learn was done; validation judges it as it is then.
+        strength: `alpha` of a ridge regression, `C` of a logistic regression.
+        stopped_early: it stopped after `ITERATIONS`, before it converged. Validation measures it in this state.
     """
 
     weights: np.ndarray
@@ -68,19 +69,19 @@ class Line:
     stopped_early: bool = False
 
     def __call__(self, features: np.ndarray) -> torch.Tensor:
-        """What it answers, `(N, C)` float32: logits, or numbers in the unit of the labels."""
+        """Its answers, `(N, C)` float32: logits, or numbers in the unit of the labels."""
         return torch.from_numpy(features.astype(np.float64) @ self.weights + self.bias).float()
 
 
 @dataclass
 class LinearAnswer:
-    """What a linear floor answers.
+    """The answers of a linear floor (baseline).
 
     Args:
-        predictions: of the test rows, in the shape of a model's (see `Predictions`).
-        words: how it was made.
-        strength: see `Line`; None where there is none to choose.
-        line: the model itself; None of one that keeps no weights.
+        predictions: for the test rows, in the same form as those of a model (see `Predictions`).
+        words: a description of how it was made.
+        strength: see `Line`; None if there is no strength to choose.
+        line: the linear model; None if the floor keeps no weights.
     """
 
     predictions: Any
@@ -90,12 +91,12 @@ class LinearAnswer:
 
 
 def score_of(task: Any, labels: torch.Tensor, outputs: int) -> Callable[[torch.Tensor], float]:
-    """By the first metric of a task how good logits are, higher is better.
+    """A function that scores logits by the first metric of a task; higher is better.
 
     Args:
         task: see `mm_hf.tasks.Task`.
-        labels: of the rows that are measured, all there.
-        outputs: C, of the logits.
+        labels: of the measured rows. All rows have a label.
+        outputs: C, the number of outputs of the logits.
     """
     metric, targets = task.metrics(outputs)[task.first_metric], task.targets(labels)
     sign = -1 if lower_is_better(task.first_metric) else 1
@@ -108,15 +109,15 @@ def choose(
     score: Callable[[Line], float],
     patience: int | None = None,
 ) -> Line:
-    """The line whose score is the best.
+    """The linear model with the best score.
 
     Args:
-        fit: learns a line of a strength from the training rows.
-        strengths: from the strongest on: of equal scores the first one stays. Those half a step to either side of the
-            best one are tried too.
-        score: on the validation rows, higher is better.
-        patience: how many in a row may be worse than the best before weaker ones, which take longer, are left out;
-            None: all are tried.
+        fit: learns a linear model with a given strength from the training rows.
+        strengths: the strongest first. Among equal scores the first one is chosen. The strengths half a step above and
+            below the best one are tried as well.
+        score: measures on the validation rows; higher is better.
+        patience: stop after so many strengths in sequence that are worse than the best, because weaker ones take
+            longer; None: try all.
     """
     best, best_score, since = None, -np.inf, 0
     for strength in strengths:
@@ -124,12 +125,12 @@ def choose(
         value = score(line)
         if best is None or value > best_score:
             best, best_score, since = line, value, 0
-        else:  # strong ones may all give the same answer
+        else:  # several strong ones may give equal scores
             since = since + 1 if value < best_score else 0
         if since == patience:
             break
     if best is None:
-        raise ValueError("A line needs at least one strength to choose from.")
+        raise ValueError("choose needs at least one strength, got none.")
     middle = best.strength
     for strength in (middle * HALF_STEP, middle / HALF_STEP):
         line = fit(strength)
@@ -139,8 +140,8 @@ def choose(
 
 
 def fit_scaler(features: np.ndarray, groups: np.ndarray | None = None) -> Any:
-    """scikit-learn's `StandardScaler` of some features, whose deviations also make the modalities alike: the variances
-    of each add up to the same sum, and all of them to the number of features that vary, as they would without.
+    """scikit-learn's `StandardScaler`, with a change that gives all modalities equal weight. The variances of each
+    modality have the same sum. The total is the number of features that vary, as without this change.
 
     Args:
         features: `(N, F)` float64 of the training rows.
@@ -159,7 +160,7 @@ def fit_scaler(features: np.ndarray, groups: np.ndarray | None = None) -> Any:
 def in_unit_of_features(
     scaler: Any, weights: np.ndarray, bias: np.ndarray, strength: float, stopped_early: bool = False
 ) -> Line:
-    """A line that was learned on standardised features.
+    """Converts a linear model on standardised features to one on the original features.
 
     Args:
         scaler: see `fit_scaler`.
@@ -178,7 +179,7 @@ def fit_numbers(
 
     Args:
         features: `(N, F)` of the training rows.
-        targets: `(N, C)`, theirs.
+        targets: `(N, C)`, of the training rows.
         score: see `choose`.
         groups: see `LinearRows`.
     """
@@ -209,8 +210,8 @@ def fit_classes(
 
     Args:
         features: `(N, F)` of the training rows.
-        targets: `(N,)`, the number of each one's class.
-        classes: how many there are; one that no training row has is never answered.
+        targets: `(N,)`, the class numbers of the training rows.
+        classes: the number of classes. A class without training rows is never answered.
         score: see `choose`.
         groups: see `LinearRows`.
     """
@@ -224,7 +225,7 @@ def fit_classes(
             bias[known] = 0.0
         else:
             learned = logistic(strength, inputs, targets)
-            both = len(known) == 2  # scikit-learn then has the second class alone
+            both = len(known) == 2  # scikit-learn then gives only the second class
             weights[:, known] = np.concatenate([0 * learned.coef_, learned.coef_]).T if both else learned.coef_.T
             bias[known] = np.append(0, learned.intercept_) if both else learned.intercept_
             early = bool(learned.n_iter_.max() >= ITERATIONS)
@@ -236,11 +237,11 @@ def fit_classes(
 def fit_labels(
     features: np.ndarray, targets: np.ndarray, score: Callable[[Line], float], groups: np.ndarray | None = None
 ) -> Line:
-    """A logistic regression for each of several labels: one against the rest, all of the same strength.
+    """A logistic regression for each of several labels (one against the rest), all with the same strength.
 
     Args:
         features: `(N, F)` of the training rows.
-        targets: `(N, C)` of 0 and 1, theirs.
+        targets: `(N, C)` of 0 and 1, of the training rows.
         score: see `choose`.
         groups: see `LinearRows`.
     """
@@ -263,8 +264,8 @@ def fit_labels(
 
 
 def logistic(strength: float, inputs: np.ndarray, targets: np.ndarray) -> Any:
-    """scikit-learn's, fitted. It warns of an early stop, and of classes that are nearly as many as the rows: the line
-    says the one itself (`stopped_early`), and the summary of the data the other."""
+    """A fitted logistic regression of scikit-learn. Two of its warnings are hidden, because they are reported
+    elsewhere: an early stop by `stopped_early`, and classes with few rows by the summary of the data."""
     from sklearn.linear_model import LogisticRegression
 
     with warnings.catch_warnings():
@@ -273,12 +274,12 @@ def logistic(strength: float, inputs: np.ndarray, targets: np.ndarray) -> Any:
 
 
 def unit(vectors: np.ndarray) -> torch.Tensor:
-    """Vectors of length 1, float32; a zero vector stays one."""
+    """Vectors scaled to length 1, float32. A zero vector stays zero."""
     return torch.nn.functional.normalize(torch.from_numpy(np.asarray(vectors, dtype=np.float32)), dim=-1)
 
 
 def nearest(known: np.ndarray, asked: np.ndarray) -> torch.Tensor:
-    """Of each row that is asked for the known one with the largest cosine, `(N,)` int64.
+    """For each asked vector the known vector with the largest cosine similarity, `(N,)` int64.
 
     Args:
         known: `(M, F)`.

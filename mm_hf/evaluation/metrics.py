@@ -1,4 +1,4 @@
-"""Metrics over the rows that have a label, of one task and of several."""
+"""Metrics over the rows that have a label, for one task and for several."""
 
 from collections import Counter
 from typing import Any
@@ -12,20 +12,21 @@ def measure_rows(task: Any, logits: torch.Tensor, labels: torch.Tensor, kinds: l
     """Metrics over the rows that have a label.
 
     Args:
-        task: what the labels ask, see `mm_hf.tasks.Task`.
+        task: what the labels mean, see `mm_hf.tasks.Task`.
         logits: `(N, C)`.
-        labels: `(N,)` int64 with -100 for none, or `(N,)` or `(N, C)` floats with NaN for none.
-        kinds: for each row what it is a question of; the first metric is then given by kind too.
+        labels: `(N,)` int64 with -100 for a missing label, or `(N,)` or `(N, C)` floats with NaN for a missing label.
+        kinds: the kind of each row; the first metric is then also given by kind.
 
     Returns:
-        `metrics`: those of the task by name; `by_kind`: the first of them for each kind; `rows`: how many had a label.
+        `metrics`: the metrics of the task by name; `by_kind`: the first metric by kind; `rows`: how many rows have a
+        label.
 
     Raises:
         ValueError: no row has a label.
     """
     present = task.has_label(labels)
     if not present.any():
-        raise ValueError(f"No row has a label, of {len(present)}, so nothing can be measured.")
+        raise ValueError(f"None of the {len(present)} rows has a label, so nothing can be measured.")
     kinds = None if kinds is None else [kind for kind, known in zip(kinds, present.tolist()) if known]
     answers, targets = task.answers(logits[present]), task.targets(labels[present])
     return measure_answers(task, answers, targets, logits.shape[1], kinds)
@@ -34,7 +35,8 @@ def measure_rows(task: Any, logits: torch.Tensor, labels: torch.Tensor, kinds: l
 def measure_answers(
     task: Any, answers: torch.Tensor, targets: torch.Tensor, outputs: int, kinds: list | None = None
 ) -> dict[str, Any]:
-    """`measure_rows` of answers and targets, of rows that all have a label; `outputs`: C, of the logits."""
+    """`measure_rows` for answers and targets of rows that all have a label. `outputs` is C, the width of the
+    logits."""
     functions = task.metrics(outputs)
     first = next(iter(functions.values()))
     by_kind = {kind: first(answers[rows], targets[rows]).item() for kind, rows in rows_by_kind(kinds or []).items()}
@@ -48,14 +50,16 @@ def multi_task_metrics(
     labels: dict[str, torch.Tensor],
     kinds: list[str] | None = None,
 ) -> dict[str, Any]:
-    """`measure_rows` of several tasks, each over the rows that have a label of it.
+    """`measure_rows` for several tasks, each over the rows that have its label.
 
     Args:
-        logits, labels: by the column of each task, as there.
+        tasks: the tasks.
+        logits, labels: by the label column of each task.
+        kinds: the kind of each row.
 
     Returns:
-        as there, each name with its task's before it, and before all the metric `score`: the mean over the tasks of
-        what is at most 1 and better when higher, see `Task.score`.
+        the same as `measure_rows`, with the name of the task before each name. The first metric is `score`, the mean
+        over the tasks of a value that is at most 1 and better when higher, see `Task.score`.
     """
     reports, scores = {}, []
     for task in tasks:
@@ -73,8 +77,8 @@ def multi_task_metrics(
 
 
 def majority_accuracy(train_labels: list, test_labels: list) -> float:
-    """Accuracy on the test part of the training part's most frequent label: the floor that needs no model. None and
-    -1 (a missing `ClassLabel`) do not count."""
+    """The accuracy on the test part if the answer is always the most frequent label of the training part. This floor
+    (baseline) needs no model. None and -1 (a missing `ClassLabel`) do not count."""
     most_frequent = Counter(label for label in train_labels if label not in (None, -1)).most_common(1)[0][0]
     present = [label for label in test_labels if label not in (None, -1)]
     return sum(label == most_frequent for label in present) / len(present)

@@ -1,4 +1,4 @@
-"""What a run leaves behind to be looked at: its curves, the model card."""
+"""The curves and the model card of a run."""
 
 import os
 from collections.abc import Sequence
@@ -10,18 +10,18 @@ from .comparisons import figure
 from .plots import new_figure, save_figure
 
 
-# Titles of sections, and how one of them ends.
+# The titles of two sections, and the last sentences of one of them.
 HOW_SURE, TRAINING = "## How sure", "## Training\n"
 HOW_SURE_NOTE = (
-    "What was asked holds for rows that are drawn as the test rows were, all together, and not for each kind of them. "
-    "The\nvalidation rows that it was learned on have also chosen the model."
+    "The coverage holds for rows from the same distribution as the test rows, for all of them together, and not for "
+    "each kind.\nThe validation rows for the calibration were also used to choose the model."
 )
 
 
 def plot_curves(history: dict[str, list[tuple[float, float]]], path: str | os.PathLike):
-    """Draws one panel a series, of points of (step, value) by name."""
+    """Draws one panel per series. A series is a list of points (step, value), by name."""
     names = [name for name, points in history.items() if points]
-    columns = max(1, min(len(names), 3))  # a short run may have no point at all
+    columns = max(1, min(len(names), 3))  # a short run may have no points
     lines = max(1, -(-len(names) // columns))
     figure = new_figure(4.5 * columns, 3.5 * lines)
     panels = figure.subplots(lines, columns, squeeze=False).flatten()
@@ -40,7 +40,7 @@ def how_sure_section(confidences: dict[str, dict[str, Any] | None]) -> str:
     """The section of a card that says how sure answers are.
 
     Args:
-        confidences: by column of labels what of it holds on the test part, see `calibration.how_sure`.
+        confidences: by label column, the measurements on the test part, see `calibration.how_sure`.
     """
     lines = [
         how_sure_in_words(sure, task if len(confidences) > 1 else "") for task, sure in confidences.items() if sure
@@ -49,8 +49,8 @@ def how_sure_section(confidences: dict[str, dict[str, Any] | None]) -> str:
 
 
 def with_how_sure(card: str, confidences: dict[str, dict[str, Any] | None]) -> str:
-    """The text of a card with this section, in place of the one that it has, or before that about the training, or at
-    its end."""
+    """The text of a card with this section. It replaces an old section, else it comes before the section about
+    training, or at the end."""
     section = how_sure_section(confidences)
     if HOW_SURE in card:
         before, _, after = card.partition(HOW_SURE)
@@ -60,31 +60,31 @@ def with_how_sure(card: str, confidences: dict[str, dict[str, Any] | None]) -> s
 
 
 def how_sure_in_words(sure: dict[str, Any], task: str = "") -> str:
-    """What was learned on validation rows, and what of it holds on the test part, in one sentence.
+    """What was learned on validation rows, and how well it holds on the test part, in one sentence.
 
     Args:
         sure: see `calibration.how_sure`.
-        task: which of several; empty: the only one.
+        task: the name of one of several tasks; empty for a single task.
     """
     parts = [f"{f'`{task}`: ' if task else ''}Learned on {sure['validation_rows']:,} validation rows"]
     if sure["ece"] is not None:
         parts.append(
             f"probabilities with a temperature of {figure(sure['temperature'])}, calibration error (ECE) on test "
-            f"{figure(sure['ece'])}, without it {figure(sure['ece_before'])}"
+            f"{figure(sure['ece'])}, without the temperature {figure(sure['ece_before'])}"
         )
     if coverage := sure["coverage"]:
         kind = "intervals" if coverage["alone"] is None else "sets"
         low, high = coverage["expected"]
         parts.append(
-            f"{kind} that are to hold the truth in {coverage['asked']:.0%} of the rows do so in "
+            f"{kind} that should contain the truth in {coverage['asked']:.0%} of the rows contain it in "
             f"{coverage['covered']:.1%} [{coverage['low']:.1%}, {coverage['high']:.1%}] of the test rows "
-            f"(with so many validation rows {low:.1%} to {high:.1%} would be chance), "
+            f"(with so many validation rows {low:.1%} to {high:.1%} is within chance), "
             f"{coverage['measure']}: {figure(coverage['size'])}"
         )
     parts += [sure["too_few"].rstrip(".")] if sure["too_few"] else []
     if sure["abstention"]:
         half = min(sure["abstention"]["points"], key=lambda point: abs(point["share"] - 0.5))
-        parts.append(f"the surest {half['share']:.0%} of the answers are right in {half['accuracy']:.1%}")
+        parts.append(f"of the surest {half['share']:.0%} of the answers, {half['accuracy']:.1%} are right")
     return "; ".join(parts) + "."
 
 
@@ -99,16 +99,18 @@ def model_card(
     licenses: Sequence[str] = (),
     **template_values: Any,
 ) -> ModelCard:
-    """Fills the template of a model card with what a run measured.
+    """Fills the template of a model card with the measurements of a run.
 
     Args:
         template: a Jinja file.
         results: as the run writes them to `results.json`.
-        pipeline_tag: the Hub's name of the task.
-        task_type: the name that the scores go under, where the Hub has none too.
+        name: the name of the model.
+        dataset: the name of the data set.
+        pipeline_tag: the Hub's name of the task; None: the Hub has none.
+        task_type: the name of the task for the scores, also if the Hub has none.
         base_models: Hub ids of the encoders.
         licenses: of weights and data, for the text.
-        template_values: everything else that the template asks for.
+        template_values: all other values for the template.
     """
     data = ModelCardData(
         model_name=name,
@@ -124,7 +126,7 @@ def model_card(
                 dataset_name=dataset,
                 dataset_split="test",
                 metric_type=metric,
-                metric_value=round(value, 5) if abs(value) >= 0.01 else float(f"{value:.4g}"),  # of small units too
+                metric_value=round(value, 5) if abs(value) >= 0.01 else float(f"{value:.4g}"),  # units may be small
             )
             for metric, value in results["metrics"].items()
         ],

@@ -1,4 +1,4 @@
-"""What two models, A and B, answer of one task, brought together and compared; see `paired` for the figures."""
+"""Compares the answers of two models, A and B, for one task. `paired` computes the figures."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,12 +23,11 @@ from .ranking import ranking_metrics
 
 @dataclass
 class Outcome:
-    """What a model answers of one task, for all rows.
+    """The answers of a model for one task, for all rows.
 
     Args:
-        task: what the labels ask, see `mm_hf.tasks.Task`; its names are those of the classes, or of texts that are
-            written these texts by number.
-        answers, targets: as it gives them.
+        task: what the labels mean, see `mm_hf.tasks.Task`. Its names are the classes, or the written texts by number.
+        answers, targets: as the task gives them.
         labelled: which rows have a label, `(N,)` bool.
     """
 
@@ -40,13 +39,13 @@ class Outcome:
 
 @dataclass
 class MeasuredRows:
-    """What is known of the rows beside their answers.
+    """What is known about the rows, apart from their answers.
 
     Args:
-        numbers: what each is called in the data.
-        units: of each, what is equal within one unit that resamples draw.
-        unit: what a unit is.
-        kinds, texts: of each, for the figures by kind and for people to read; None where there are none.
+        numbers: the row numbers in the data.
+        units: a value per row. Rows with equal values form one unit, and resamples draw whole units.
+        unit: what a unit is, in words.
+        kinds, texts: a kind and a text per row, for figures by kind and for people to read; None if there are none.
     """
 
     numbers: list[int]
@@ -68,43 +67,47 @@ def compare_outcomes(
 ) -> dict[str, Any]:
     """Compares two models over the rows that have a label of a task.
 
-    A row whose truth is a class that one model does not have is one that it gets wrong. Rows without a label, or with
-    one that a model could not read, count for neither.
+    A row counts as wrong for a model that does not have the class of its truth. Rows without a label, or with a label
+    that cannot be read, do not count.
 
     Args:
-        one, other: what A and B answer.
+        column: the label column.
+        one, other: the answers of A and B.
+        names: the names of A and B, for messages.
+        about: what is known about the rows.
+        samples, seed, title: see `bootstrap`.
 
     Returns:
         see `result_of`; and `problem_type`, `labels_of_a_alone`, `labels_of_b_alone`, `left_out` (rows) and `score`,
-        what the score of a row is.
+        the meaning of the score of a row.
 
     Raises:
-        ValueError: other problems, other outputs or other labels.
+        ValueError: the models have different problem types, outputs or labels.
     """
     kinds_of_both = [outcome.task.problem_type for outcome in (one, other)]
     if kinds_of_both[0] != kinds_of_both[1]:
         raise ValueError(
-            f"Column {column!r} is {kinds_of_both[0]} for {names[0]} and {kinds_of_both[1]} for {names[1]}: they have "
-            "no metric in common."
+            f"Column {column!r} is {kinds_of_both[0]} for {names[0]} and {kinds_of_both[1]} for {names[1]}: models "
+            "with different problem types cannot be compared."
         )
     if one.task.ordered and one.task.names != other.task.names:
         raise ValueError(
             f"Column {column!r}: {names[0]} has the classes {one.task.names} and {names[1]} has {other.task.names}, "
-            "in this order: they can be compared where both have the same."
+            "in this order: ordered classes can be compared only if both models have the same."
         )
     task, (answers_a, truth_a), (answers_b, truth_b) = in_one_numbering(one, other)
     if answers_a.shape != answers_b.shape:
         raise ValueError(
-            f"Column {column!r}: {names[0]} gives answers of {tuple(answers_a.shape)} and {names[1]} of "
-            f"{tuple(answers_b.shape)}."
+            f"Column {column!r}: {names[0]} gives answers of shape {tuple(answers_a.shape)} and {names[1]} of shape "
+            f"{tuple(answers_b.shape)}: they can be compared only if the shapes are equal."
         )
     both = one.labelled & other.labelled
     others = (truth_a != truth_b).reshape(len(both), -1).any(-1)
     differ = (both & others).nonzero().flatten().tolist()
     if differ:
         raise ValueError(
-            f"Column {column!r}: {len(differ)} rows have other labels for {names[0]} than for {names[1]}, the first "
-            f"of them row {about.numbers[differ[0]]}."
+            f"Column {column!r}: {len(differ)} rows have different labels for {names[0]} and for {names[1]}. The "
+            f"first is row {about.numbers[differ[0]]}. Measure both on the same data."
         )
     measured, truth = both, truth_a
     if task.classes and truth.ndim == 1:
@@ -155,12 +158,15 @@ def compare_ranks(
     """Compares two searches for the same items, query by query.
 
     Args:
-        places: of A and of B the rank of what each query looks for, `(Q,)` int64, see `ranks`.
-        numbers_of_rows: of the row that each query is from.
-        queries: their texts; None for those that are none.
+        task: the search task.
+        places: for A and for B, the rank of the right item of each query, `(Q,)` int64, see `ranks`.
+        names: the names of A and B.
+        numbers_of_rows: the number of the row that each query comes from.
+        queries: the texts of the queries; None for a query that is not a text.
+        samples, seed, title: see `bootstrap`.
 
     Returns:
-        as `compare_outcomes`; the score of a query is 1 divided by the rank.
+        the same as `compare_outcomes`. The score of a query is 1 divided by the rank.
     """
 
     def measure(rows: torch.Tensor, which: int) -> dict[Any, float]:
@@ -189,23 +195,28 @@ def compare_ranks(
 
 
 def names_of_one_alone(one: Outcome, other: Outcome) -> list[str]:
-    """The classes that the first has and the second has not."""
+    """The classes that only the first one has."""
     return [name for name in one.task.classes or [] if name not in (other.task.classes or [])]
 
 
 def unknown_to(without: Outcome, knows: Outcome, truth: torch.Tensor, classes: list[str] | None) -> torch.Tensor:
-    """Which rows have a truth (as `knows` has it, by number) that one model has a class for, and the other has not,
-    `(N,)` bool; `classes` are the names of all numbers."""
+    """Rows with a truth that is a class of model `knows`, but not of model `without`, `(N,)` bool.
+
+    Args:
+        without, knows: the two models' outcomes.
+        truth: the truths by number, from `knows`.
+        classes: the names of all numbers.
+    """
     alone = set(names_of_one_alone(knows, without))
     places = [number for number, name in enumerate(classes or []) if name in alone]
     return knows.labelled & ~without.labelled & torch.isin(truth, torch.tensor(places, dtype=torch.int64))
 
 
 def in_one_numbering(one: Outcome, other: Outcome) -> tuple[Any, Pair, Pair]:
-    """Answers and truths of both with the classes (or texts) numbered alike, by their names.
+    """Answers and truths of both models, with the classes (or texts) numbered in the same way, by their names.
 
     Returns:
-        the task with these names, None for numbers; answers and truths of A, and of B.
+        the task with these names (None for numbers); answers and truths of A; answers and truths of B.
     """
     if one.task.names is None or other.task.names is None:
         return one.task, (one.answers, one.targets), (other.answers, other.targets)
@@ -234,16 +245,18 @@ def result_of(
     counts: dict[str, int],
     differing: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    """All that is said of one comparison.
+    """The results of one comparison.
 
     Args:
         figures: `metrics` and `by_kind`, see `paired_metrics`.
-        groups, unit: what resamples were drawn of.
+        names: the names of A and B.
+        groups, unit: the groups that resamples drew, and what a group is.
+        scores: the row scores of A and B.
         counts: see `counted`.
-        differing: of each row that is answered differently what is shown, `score_a` and `score_b` among it.
+        differing: what is shown of each row with different answers, including `score_a` and `score_b`.
 
     Returns:
-        `rows`, `groups`, `metrics`, `by_kind`, `counts`, `sign_test`, `verdict` (words on the first metric), and
+        `rows`, `groups`, `metrics`, `by_kind`, `counts`, `sign_test`, `verdict` (in words, for the first metric), and
         `differing`, each with `better`: "A", "B" or empty.
     """
     first = next(iter(figures["metrics"]))
@@ -263,7 +276,7 @@ def result_of(
 
 
 def lines_of(result: dict[str, Any]) -> list[tuple[str, str, dict[str, Any], int | None]]:
-    """The lines of a table: the name, the metric, its figures, and, of a kind, the rows."""
+    """The lines of a table: the name, the metric, its figures, and, for a kind, the number of rows."""
     first = next(iter(result["metrics"]))
     lines = [(name, name, values, None) for name, values in result["metrics"].items()]
     return lines + [(f"… {kind}", first, values, values["rows"]) for kind, values in result["by_kind"].items()]
@@ -275,18 +288,18 @@ def sign_words(result: dict[str, Any], unit: str) -> str:
     voters = what_is_counted(unit) if result["groups"] == result["rows"] else f"groups ({unit})"
     return (
         f"Of {result['groups']:,} {voters} A is better on {test['a']:,}, B on {test['b']:,}, and {test['equal']:,} "
-        f"are equal; if there were no difference, chance would be as one-sided with probability {test['p']:.3g} "
-        "(exact sign test)."
+        f"are equal. If A and B were equally good, a result as one-sided as this would have probability "
+        f"{test['p']:.3g} (exact sign test)."
     )
 
 
 def count_name(name: str) -> str:
-    """A key of the counts as it is said: "only A right" for `only_a_right`."""
+    """A key of the counts in words: "only A right" for `only_a_right`."""
     return " ".join(word.upper() if word in ("a", "b") else word for word in name.split("_"))
 
 
 def paired_table(result: dict[str, Any], unit: str) -> str:
-    """One task, for the terminal."""
+    """The table of one task, for the terminal."""
     lines = [f"{'':<30}{'A':>10}{'B':>10}{'A − B':>10}  95 % interval"]
     for name, metric, values, _ in lines_of(result):
         scores = "".join(f"{figure(values[side]):>10}" for side in "ab")

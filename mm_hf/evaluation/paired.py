@@ -1,7 +1,8 @@
-"""Two models, A and B, on the same rows: the difference of their scores, how sure it is, and the rows that make it.
+"""Compares two models, A and B, on the same rows: the difference of their scores, its interval, and the rows behind
+it.
 
-What both find hard counts for neither: the difference of two scores on the same rows is known far better than either
-score. So each resample is drawn once, and both are measured on it.
+Rows that are hard for both models do not affect the difference. So the difference of two scores on the same rows is
+known much better than either score. For this reason each resample is drawn once, and both models are measured on it.
 """
 
 import math
@@ -16,11 +17,11 @@ from .kinds import figures_of, rows_by_kind
 
 
 Pair = tuple[torch.Tensor, torch.Tensor]
-FEW_GROUPS = 20  # below it the percentiles of a bootstrap are rough
-LEAST_GROUPS = 6  # below it not even votes that all say the same would be surprising (two-sided, 1 in 20)
+FEW_GROUPS = 20  # with fewer groups the percentiles of a bootstrap are rough
+LEAST_GROUPS = 6  # with fewer groups not even a unanimous vote would be significant (two-sided, 1 in 20)
 NOTE = (
-    "The interval says how far the choice of just these rows may have moved the difference. It does not say what "
-    "another seed of training would give."
+    "The interval shows how much the difference may depend on the choice of the measured rows. It does not show the "
+    "effect of another training seed."
 )
 
 
@@ -31,15 +32,15 @@ def paired_differences(
     seed: int = 0,
     title: str | None = None,
 ) -> dict[Any, dict[str, Any]]:
-    """The figures of A and of B, and their difference with its 95 % interval (bootstrap, the same rows for both).
+    """The figures of A and B, and their difference with its 95 % interval (bootstrap, with the same rows for both).
 
     Args:
-        measure: takes rows, int64, and 0 for A or 1 for B, and gives figures by name; NaN for what is not defined.
+        measure: takes rows, int64, and 0 for A or 1 for B, and gives figures by name; NaN if not defined.
         groups, samples, seed, title: see `bootstrap`.
 
     Returns:
-        by name `a`, `b`, `difference` (A minus B), `low` and `high` of it, None for what is not defined or of fewer
-        than `LEAST_GROUPS` groups, and `winner`: "a" or "b" where the interval does not contain 0, else None.
+        by name `a`, `b`, `difference` (A minus B), its `low` and `high` (None if not defined, or for fewer than
+        `LEAST_GROUPS` groups), and `winner`: "a" or "b" if the interval does not contain 0, else None.
     """
     alone = [measure(torch.arange(len(groups)), place) for place in (0, 1)]
 
@@ -57,7 +58,7 @@ def paired_differences(
 
 
 def winner(metric: str, low: float | None, high: float | None) -> str | None:
-    """Who is better by a metric: "a" or "b"; None where the interval of A minus B contains 0, or there is none."""
+    """Which one is better by a metric: "a" or "b". None if the interval of A minus B contains 0 or does not exist."""
     if low is None or high is None or low <= 0 <= high:
         return None
     return "a" if (low > 0) != lower_is_better(metric) else "b"
@@ -75,16 +76,18 @@ def paired_metrics(
     title: str | None = None,
     first_only: bool = False,
 ) -> dict[str, Any]:
-    """The metrics of a task, of A, of B, and their difference; see `paired_differences`.
+    """The metrics of a task for A and B, and their difference; see `paired_differences`.
 
     Args:
-        answers: of A and of B.
         task, targets, outputs: see `measure_answers`.
+        answers: of A and of B.
         groups: `(N,)` int64, see `group_codes`.
-        kinds: for each row what it is a question of; None: not by kind.
+        kinds: the kind of each row, by which the first metric is split; None: it is not.
+        samples, seed, title: see `bootstrap`.
+        first_only: measure only the first metric.
 
     Returns:
-        `metrics`: by name; `by_kind`: the first metric for each kind, with `rows`.
+        `metrics`: by name; `by_kind`: the first metric by kind, with `rows`.
     """
     functions = task.metrics(outputs, validate=False)
     first, by_first = next(iter(functions.items()))
@@ -105,12 +108,12 @@ def paired_metrics(
 
 
 def measurer_of(task: Any, values: list[torch.Tensor], several: bool = False) -> Callable[[torch.Tensor, int], float]:
-    """What measures A and B on resamples of the same rows, by the first metric of a task: see `Task.measurer`.
+    """A function that measures A and B on the same resamples by the first metric of a task, see `Task.measurer`.
 
     Args:
         task: see `measure_answers`.
         values: the logits of A and of B, and the labels.
-        several: it is one of several tasks, whose scores are averaged.
+        several: this is one of several tasks, and their scores are averaged.
     """
     one, other, labels = values
     first, present, targets = task.first_metric, task.has_label(labels), task.targets(labels)
@@ -129,18 +132,18 @@ def measurer_of(task: Any, values: list[torch.Tensor], several: bool = False) ->
 
 
 def sign_test(differences: torch.Tensor, groups: torch.Tensor) -> dict[str, Any]:
-    """How many groups of rows speak for A and how many for B, and how often chance alone would be as one-sided (exact,
-    two-sided). Where each row is a group of its own and scores are 0 or 1, this is McNemar's exact test.
+    """Counts the groups of rows for which A, or B, is better, and tests whether chance alone could be as one-sided
+    (exact, two-sided). If each row is a separate group and scores are 0 or 1, this is McNemar's exact test.
 
     Args:
-        differences: `(N,)` float64, of the scores of each row, A minus B.
-        groups: `(N,)` int64, see `group_codes`: their rows are no independent votes, so they have one together.
+        differences: `(N,)` float64, the score of A minus the score of B for each row.
+        groups: `(N,)` int64, see `group_codes`. Rows of a group are not independent, so they have one vote together.
 
     Returns:
         `a`, `b` and `equal`, numbers of groups, and `p`.
     """
     votes = torch.zeros(int(groups.max()) + 1, dtype=torch.float64).index_add_(0, groups, differences.double())
-    votes[votes.abs() < 1e-9] = 0.0  # ties, but for rounding
+    votes[votes.abs() < 1e-9] = 0.0  # ties, except for rounding errors
     for_a, for_b = int((votes > 0).sum()), int((votes < 0).sum())
     count = torch.tensor(for_a + for_b, dtype=torch.float64)
     fewer = torch.arange(min(for_a, for_b) + 1, dtype=torch.float64)
@@ -150,7 +153,7 @@ def sign_test(differences: torch.Tensor, groups: torch.Tensor) -> dict[str, Any]
 
 
 def differing_rows(answers: Pair, scores: Pair) -> list[int]:
-    """The rows that A and B answer differently, those with the largest difference of scores first."""
+    """The rows with different answers of A and B, the largest difference of scores first."""
     other = (answers[0] != answers[1]).reshape(len(answers[0]), -1).any(-1)
     gaps = (scores[0] - scores[1]).abs().nan_to_num(nan=math.inf)
     order = gaps.where(other, torch.tensor(-1.0, dtype=gaps.dtype)).sort(descending=True, stable=True).indices
@@ -158,31 +161,33 @@ def differing_rows(answers: Pair, scores: Pair) -> list[int]:
 
 
 def counted(task: Any, answers: Pair, targets: torch.Tensor, scores: Pair) -> dict[str, int]:
-    """How many rows speak for which, see `Task.counts`; and `differ`, the rows that are answered differently."""
+    """Counts rows in favour of each model, see `Task.counts`; and `differ`, the rows with different answers."""
     differ = (answers[0] != answers[1]).reshape(len(targets), -1).any(-1)
     counts = {**task.counts(answers, targets, scores), "differ": differ}
     return {name: int(rows.sum()) for name, rows in counts.items()}
 
 
 def what_is_counted(unit: str) -> str:
-    """Queries of a search, rows of everything else."""
+    """What is counted: "queries" for a search, else "rows"."""
     return unit if unit == "queries" else "rows"
 
 
 def paired_verdict(
     compared: dict[str, Any], metric: str, names: tuple[str, str], rows: int, groups: int, unit: str
 ) -> str:
-    """Says in words whether one is better, by how much, and how sure that is.
+    """Says in words whether one model is better, by how much, and how sure this is.
 
     Args:
-        compared: of the metric, see `paired_differences`.
-        rows, groups: how many were measured, and of what the resamples are drawn.
+        compared: the result for the metric, see `paired_differences`.
+        metric: its name.
+        names: the names of A and B.
+        rows, groups: how many rows were measured, and in how many groups.
         unit: what a group is.
     """
     on = f"on {rows:,} {what_is_counted(unit)}" + ("" if groups == rows else f" ({groups:,} groups: {unit})")
     said = metric.replace("_", " ")
     if compared["difference"] is None:
-        return f"{said} is not defined {on}: nothing can be said."
+        return f"{said} is not defined {on}, so the models cannot be compared."
     points = "" if metric in IN_UNITS else " points"
     scores = f"{said} {figure(compared['a'])} and {figure(compared['b'])}"
     if compared["low"] is None:
@@ -193,7 +198,7 @@ def paired_verdict(
     size = f"{gap(abs(compared['difference']), metric).lstrip('+')}{points} of {said}"
     if compared["winner"] is None:
         words = (
-            f"No difference can be told between {names[0]} and {names[1]}: {scores}, a difference of "
+            f"No clear difference between {names[0]} and {names[1]}: {scores}, a difference of "
             f"{gap(compared['difference'], metric)}{points}, {interval}, which contains 0, {on}."
         )
         words = words.replace(", which contains 0", "") if compared["low"] is None else words

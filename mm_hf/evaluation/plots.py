@@ -1,4 +1,4 @@
-"""Pictures of what an evaluation found."""
+"""Pictures for the results of an evaluation."""
 
 import io
 import os
@@ -20,34 +20,34 @@ if TYPE_CHECKING:
 
 NO_PICTURE = "(no image)"
 BLUE, RED, GREY, GREEN, ORANGE = "#2f6db3", "crimson", "#777777", "#1a7f37", "#d98a1f"
-# By the name of a line of `cost_curve`, how it is drawn and what it is.
+# By the name of a line of `cost_curve`, its style and its label.
 COST_LINES: dict[str, tuple[dict[str, Any], str]] = {
     "random_order": ({"color": GREY, "linestyle": "--"}, "in random order"),
     "same_for_all": ({"color": RED, "marker": "^"}, "the same for all rows"),
     "fixed_order": (
         {"color": GREEN, "marker": "s", "linewidth": 4, "alpha": 0.5},
-        "one order, rows stop by themselves",
+        "one order for all, each row stops by itself",
     ),
-    "plan": ({"color": BLUE, "marker": "o"}, "each row asks for what it needs"),
-    "bound": ({"color": "black", "linestyle": ":"}, "the most that is possible"),
+    "plan": ({"color": BLUE, "marker": "o"}, "each row asks for its next modality"),
+    "bound": ({"color": "black", "linestyle": ":"}, "upper bound"),
 }
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """A figure of so many inches."""
+    """A figure with this size in inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def drawable(text: str, width: int = 150) -> str:
-    """A text as a figure can show it: in one line, without characters that do not print, and not too long."""
+    """A text that a figure can show: one line, without unprintable characters, and not too long."""
     text = "".join(filter(str.isprintable, " ".join(text.split())))
     return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def save_figure(figure: "Figure", path: str | os.PathLike | io.BytesIO, dpi: int = 120):
-    """Writes a PNG. A character that the font lacks becomes a box, without a word."""
+    """Writes a PNG. A character that the font lacks becomes a box, without a warning."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(path, dpi=dpi, format="png")
@@ -60,15 +60,16 @@ def plot_predictions(
     note: str | None = None,
     no_picture: str = NO_PICTURE,
 ):
-    """Draws pictures with question, answer and truth; wrong answers in red.
+    """Draws pictures with question, answer and truth. Wrong answers are red.
 
     Args:
-        samples: (picture, text, answer, truth) each, and as a fifth whether the answer is right: without it where it
-            equals the truth; None where that is not known. A text that is None is said to be absent, a truth that is
-            None to be no label.
-        columns: pictures in a row.
-        note: a line below, as how numbers are marked.
-        no_picture: what stands in the place of a picture that is None.
+        samples: (picture, text, answer, truth) each. A fifth value says whether the answer is right; None if unknown.
+            Without it, the answer is right if it equals the truth. A text None is shown as absent, a truth None as no
+            label.
+        path: the PNG to write.
+        columns: pictures per row.
+        note: a line below the pictures, for instance how numbers are marked.
+        no_picture: the text that replaces a missing picture.
     """
     rows = -(-len(samples) // columns)
     figure = new_figure(3 * columns, 3.1 * rows)
@@ -90,7 +91,7 @@ def plot_predictions(
             "\n".join([*textwrap.wrap(drawable("(no text)" if text is None else text), 30), *textwrap.wrap(said, 34)]),
             fontsize=9,
             color=RED if right is False else "black",
-            parse_math=False,  # a text may hold dollars
+            parse_math=False,  # a text may contain dollar signs
         )
     if note:
         figure.supxlabel("\n".join(textwrap.wrap(note, 40 * columns)), fontsize=9, parse_math=False)
@@ -101,11 +102,12 @@ def plot_finds(
     searches: Sequence[tuple[str | Image.Image | None, Sequence[tuple[Image.Image | None, str, bool | None]]]],
     path: str | os.PathLike,
 ):
-    """Draws searches as a contact sheet, one a line: what was looked for, then what was found, the best first.
+    """Draws searches as a contact sheet. Each line has one query and then its results, the best first.
 
     Args:
-        searches: for each the query, a text or a picture, and its finds: picture, caption and whether it is right,
-            None where that is not known.
+        searches: for each, the query (a text or a picture) and its results: picture, caption and whether it is right,
+            None if unknown.
+        path: the PNG to write.
     """
     columns = 1 + max(len(finds) for _, finds in searches)
     figure = new_figure(1.9 * columns, 2.2 * len(searches))
@@ -129,26 +131,25 @@ def plot_finds(
 
 
 def plot_reliability(calibration: dict[str, Any], path: str | os.PathLike):
-    """Draws how often answers are right against how sure they are, above a histogram of how sure they are; see
-    `diagnostics.calibration`."""
+    """Draws accuracy against confidence, above a histogram of the confidence; see `diagnostics.calibration`."""
     figure = new_figure(5, 6)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     bins = calibration["bins"]
     filled = [place for place in bins if place["rows"]]
     sides = {"width": bins[0]["high"], "align": "edge", "edgecolor": "white"}
     upper.bar([place["low"] for place in filled], [place["accuracy"] for place in filled], color=BLUE, **sides)
-    upper.plot([0, 1], [0, 1], linestyle="--", color=GREY, label="probabilities that hold")
+    upper.plot([0, 1], [0, 1], linestyle="--", color=GREY, label="perfect calibration")
     points = [[place[key] for place in filled] for key in ("confidence", "accuracy")]
     upper.plot(*points, linestyle="", marker="o", markersize=4, color=RED, label="mean of each bin")
-    upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="share that is so", title=f"ECE {calibration['ece']:.4f}")
+    upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="share that is right", title=f"ECE {calibration['ece']:.4f}")
     upper.legend(loc="upper left", fontsize=8)
     lower.bar([place["low"] for place in bins], [place["rows"] for place in bins], color=GREY, **sides)
-    lower.set(xlabel="probability that the model gives", ylabel="count")
+    lower.set(xlabel="probability given by the model", ylabel="count")
     save_figure(figure, path)
 
 
 def plot_abstention(abstention: dict[str, Any], path: str | os.PathLike):
-    """Draws how often answers are right where only the surest ones are given; see `risk_coverage`."""
+    """Draws accuracy if only the surest answers are given; see `risk_coverage`."""
     figure = new_figure(5, 4)
     axes = figure.subplots()
     points = [[point[key] for point in abstention["points"]] for key in ("share", "accuracy")]
@@ -161,7 +162,7 @@ def plot_abstention(abstention: dict[str, Any], path: str | os.PathLike):
 
 
 def plot_confusion(matrix: list[list[int]], names: list[str], path: str | os.PathLike):
-    """Draws a confusion matrix (see `diagnostics.confusion`): counts, coloured by their share of the true class."""
+    """Draws a confusion matrix (see `diagnostics.confusion`): counts, coloured by the share of the true class."""
     counts = np.array(matrix)
     shares = counts / counts.sum(1, keepdims=True).clip(min=1)
     side = max(4.0, 0.42 * len(names) + 2)
@@ -181,7 +182,7 @@ def plot_confusion(matrix: list[list[int]], names: list[str], path: str | os.Pat
 
 
 def plot_label_scores(scores: dict[str, dict[str, float]], path: str | os.PathLike):
-    """Draws the F1 of each label, or of the 30 that fare worst; see `diagnostics.label_scores`."""
+    """Draws the F1 of each label, or of the 30 labels with the lowest F1; see `diagnostics.label_scores`."""
     worst = sorted(scores, key=lambda name: scores[name]["f1"])[:SHOWN_CLASSES]
     figure = new_figure(6, 1.2 + 0.28 * len(worst))
     axes = figure.subplots()
@@ -207,11 +208,12 @@ def plot_scatter(answers: torch.Tensor, targets: torch.Tensor, path: str | os.Pa
 
 
 def plot_evidence(evidence: dict[str, Any], path: str | os.PathLike):
-    """Draws what answers rest on: the mean absolute Shapley value of each modality with its interval, and beside it
-    the shares of what is unique, redundant and synergistic.
+    """Draws what answers depend on: the mean absolute Shapley value of each modality with its interval, and the shares
+    of unique, redundant and synergistic effects.
 
     Args:
         evidence: `modalities`, `shares` and `unit`, see `mm_hf.evidence.summary`.
+        path: the PNG to write.
     """
     ordered = sorted(evidence["modalities"].items(), key=lambda pair: pair[1]["mean"])
     figure = new_figure(6, 1.9 + 0.4 * len(ordered))
@@ -232,11 +234,12 @@ def plot_evidence(evidence: dict[str, Any], path: str | os.PathLike):
 
 
 def plot_missing(missing: dict[str, Any], path: str | os.PathLike):
-    """Draws the metric as modalities are taken away: one line each with its interval, and the constant guess.
+    """Draws the metric as modalities are removed: one line per modality with its interval, and the constant guess.
 
     Args:
         missing: `metric`; `by_modality`: by name a list of `share`, `value`, `low`, `high`; `majority`: a value or
             None.
+        path: the PNG to write.
     """
     figure = new_figure(6, 4.2)
     axes = figure.subplots()
@@ -250,14 +253,14 @@ def plot_missing(missing: dict[str, Any], path: str | os.PathLike):
         axes.fill_between(shares, low, high, alpha=0.2, color=line.get_color())
     if missing["majority"] is not None:
         axes.axhline(missing["majority"], linestyle="--", color=GREY, label="constant guess")
-    axes.set(xlabel="rows that lose it, %", ylabel=missing["metric"])
+    axes.set(xlabel="rows without it, %", ylabel=missing["metric"])
     axes.grid(alpha=0.3)
     axes.legend()
     save_figure(figure, path)
 
 
 def plot_cost_curve(curve: dict[str, Any], path: str | os.PathLike, says: str = "score"):
-    """Draws how good answers are at which price; see `evidence.cost_curve`."""
+    """Draws the quality of answers against their price; see `evidence.cost_curve`. `says` is the name of the score."""
     figure = new_figure(6, 4.2)
     axes = figure.subplots()
     for name, (look, meaning) in COST_LINES.items():
@@ -266,7 +269,7 @@ def plot_cost_curve(curve: dict[str, Any], path: str | os.PathLike, says: str = 
             prices, scores = ([point[key] for point in points] for key in ("price", "score"))
             axes.plot([100 * price for price in prices], scores, markersize=4, label=meaning, **look)
     given = f" ({', '.join(curve['start'])} given)" if curve["start"] else ""
-    axes.set(xlabel=f"price, % of that of everything{given}", ylabel=says)
+    axes.set(xlabel=f"price, % of the price of everything{given}", ylabel=says)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     save_figure(figure, path)

@@ -1,4 +1,4 @@
-"""Running a model over a part of a data set, on any number of processes."""
+"""Runs a model over a part of a data set, with any number of processes."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,25 +18,26 @@ from ..models.text import Text
 from ..progress_bar import progress_bar
 
 
-# The modalities of a model for search, and what its outputs call them.
+# The modalities of a model for search, with their names in its outputs.
 SEARCHED = {Text.name: Text.name, **ITEMS}
 
 
 @dataclass
 class Predictions:
-    """What a model said, each row once, in the order of the rows.
+    """The outputs of a model, each row once, in the order of the rows.
 
     Args:
         row_ids: `(N,)` int64.
-        logits: `(N, C)` float32; of several tasks, by name; of a model for search the embeddings, `(N, E)` of `"text"`
-            and `"image"` or `"audio"`; of one that writes the tokens, `(N, S)` int64, the start left out, padding
-            behind the end.
-        labels: as `label_tensor` gives them, None where the batches have none; of several tasks, by name; of a model
-            for search the ids of both, `(N,)` int64; of one that writes the tokens, `(N, S')` int64, -100
-            for none.
-        loss: mean over the labels; of several tasks the sum of these, as the model weighs them; None without labels.
-        task_losses: what each of several tasks adds to it; None without labels or tasks.
-        bad_rows: particulars of rows that could not be used.
+        logits: `(N, C)` float32. For several tasks, by name. For a model for search, the embeddings, `(N, E)` of
+            `"text"` and of `"image"` or `"audio"`. For a model that writes, the tokens, `(N, S)` int64, without the
+            start token, with padding after the end.
+        labels: as from `label_tensor`; None if the batches have none. For several tasks, by name. For a model for
+            search, the ids of both modalities, `(N,)` int64. For a model that writes, the tokens, `(N, S')` int64,
+            -100 for none.
+        loss: the mean over the labels. For several tasks, the sum of these means with the model's weights. None
+            without labels.
+        task_losses: the contribution of each task to the loss; None without labels or with a single task.
+        bad_rows: the entries of rows that could not be used.
     """
 
     row_ids: torch.Tensor
@@ -56,21 +57,25 @@ def predict(
     title: str = "evaluating",
     generate: dict[str, Any] | None = None,
 ) -> Predictions:
-    """Runs the model over batches, each process over its own, and gathers what all of them gave.
+    """Runs the model over batches, each process over its own batches, and gathers the outputs of all processes.
 
-    Rows are told apart by their ids: processes may have any number of them, and one that two have counts once.
+    Rows are identified by their ids. Processes may have different numbers of rows. A row that two processes have
+    counts once.
 
     Args:
-        model: a head; it is left in eval mode.
+        model: a model with a head. It is left in eval mode.
         batches: as `MultimodalCollator` makes them.
-        generate: for a model that writes, arguments of its `generate`, {} for its own; None: it writes nothing, and
-            the tokens are those that it takes for the likeliest after each of the true text (not for CTC, which writes
-            in any case: it knows no token before).
+        accelerator: of the processes.
+        progress: show a progress bar.
+        title: the title of the bar.
+        generate: for a model that writes, arguments of its `generate`; {}: the defaults of the model. None: it does
+            not write. The tokens are then the most likely next tokens after each token of the true text. (A CTC model
+            always writes, because it does not use previous tokens.)
     """
     model.eval()
     writer = model if isinstance(model, (MMFusionForConditionalGeneration, MMFusionForCTC)) else None
     parts: list[tuple] = []
-    losses: list[dict[str, tuple[float, float]]] = []  # of each batch, by task the loss and the number of its labels
+    losses: list[dict[str, tuple[float, float]]] = []  # for each batch, by task: the loss and its number of labels
     bad_rows = []
     for batch in progress_bar(
         batches, desc=title, leave=False, disable=not (progress and accelerator.is_local_main_process)
@@ -116,8 +121,8 @@ def predict(
 def write(
     model: MMFusionForConditionalGeneration | MMFusionForCTC, batch: dict[str, Any], generate: dict[str, Any] | None
 ) -> tuple[Any, torch.Tensor]:
-    """The output of a model that writes, where there are labels, and its tokens `(B, S)`; what it looks at is encoded
-    once for both. See `predict`."""
+    """The output of a model that writes, if there are labels, and its tokens `(B, S)`. The inputs are encoded once for
+    both. See `predict`."""
     labels = batch.pop("labels", None)
     batch.pop("sample_weight", None)
     encoded = model.get_encoder()(**batch)
@@ -127,12 +132,12 @@ def write(
     if generate is not None:
         return outputs, model.generate(encoder_outputs=encoded, **generate)[:, 1:]
     if outputs is None:
-        raise ValueError("Without labels there is nothing to compare with: let the model generate.")
+        raise ValueError("generate is None, but the batch has no labels to compare with: set generate to {}.")
     return outputs, outputs.logits.argmax(-1)
 
 
 def of_one_length(parts: list[tuple], pad_token_id: int | None) -> list[tuple]:
-    """Batches of tokens and labels, brought to the length of the longest."""
+    """Batches of tokens and labels, padded to the length of the longest."""
     longest = [max((part[place].shape[1] for part in parts if part[place] is not None), default=0) for place in (1, 2)]
 
     def padded(values: torch.Tensor | None, place: int, value: int | None) -> torch.Tensor | None:
@@ -142,8 +147,8 @@ def of_one_length(parts: list[tuple], pad_token_id: int | None) -> list[tuple]:
 
 
 def mean_losses(batches: list[dict[str, tuple[float, float]]]) -> dict[str, float]:
-    """By task the mean over its labels, from the mean of each batch and the number of its labels; nothing where there
-    are no labels."""
+    """By task, the mean loss over its labels, from the mean of each batch and its number of labels. Empty if there are
+    no labels."""
     means = {}
     for name in batches[0] if batches else []:
         if count := sum(batch[name][1] for batch in batches):

@@ -1,4 +1,4 @@
-"""How well a search finds: the rank of what was looked for."""
+"""Measures a search: the rank of the right item."""
 
 import math
 from collections.abc import Callable
@@ -13,19 +13,19 @@ RECALLS = (1, 5, 10)
 
 
 def distinct(embeddings: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each item once: its embedding, and its id; those with a negative id are none."""
+    """Each item once: its embedding and its id. A negative id means no item."""
     first = {number: row for row, number in reversed(list(enumerate(ids.tolist()))) if number >= 0}
     rows = sorted(first.values())
     return embeddings[rows], ids[rows]
 
 
 def ranks(scores: torch.Tensor, relevant: torch.Tensor) -> torch.Tensor:
-    """The place of the best relevant item of each query, from 1; of items that score alike the relevant one comes
-    last, so that a search that tells nothing apart finds nothing.
+    """The rank of the best relevant item of each query, from 1. Among items with equal scores the relevant one comes
+    last, so that a search with equal scores for all items finds nothing.
 
     Args:
         scores: `(Q, N)`, higher is better.
-        relevant: `(Q, N)` bool, at least one a query.
+        relevant: `(Q, N)` bool, at least one per query.
 
     Returns:
         `(Q,)` int64.
@@ -36,7 +36,7 @@ def ranks(scores: torch.Tensor, relevant: torch.Tensor) -> torch.Tensor:
 
 def ranking_metrics(places: torch.Tensor) -> dict[str, float]:
     """Recall at 1, 5 and 10 (the share of queries with a relevant item among the first k, which torchmetrics calls the
-    hit rate), and the median rank; of places `(Q,)`, see `ranks`."""
+    hit rate), and the median rank. `places` `(Q,)` are ranks, see `ranks`."""
     recalls = {f"recall_at_{k}": (places <= k).float().mean().item() for k in RECALLS}
     return {**recalls, "median_rank": places.float().quantile(0.5).item()}
 
@@ -45,20 +45,20 @@ def retrieval_metrics(embeddings: dict[str, torch.Tensor], ids: dict[str, torch.
     """Search in both directions, among the distinct items of some rows.
 
     Args:
-        embeddings: `"text"` and what is searched by it, `"image"` or `"audio"`, `(N, E)` of each row, of length 1.
-        ids: of both, `(N,)` int64, equal for equal ones, negative for none.
+        embeddings: `"text"` and the searched modality, `"image"` or `"audio"`, `(N, E)` for each row, with length 1.
+        ids: for both modalities, `(N,)` int64. Equal items have equal ids; a negative id means no item.
 
     Returns:
-        `metrics`: `mean_recall`, over both directions and 1, 5 and 10, then `ranking_metrics` of each; `by_kind`
-        (empty) and `rows`, as `measure_rows` gives them.
+        `metrics`: `mean_recall`, the mean over both directions and 1, 5 and 10, then `ranking_metrics` of each
+        direction; `by_kind` (empty) and `rows`, as in `measure_rows`.
 
     Raises:
-        ValueError: no row has both.
+        ValueError: no row has both modalities.
     """
     item = item_of(ids)
     paired = (ids[Text.name] >= 0) & (ids[item] >= 0)
     if not paired.any():
-        raise ValueError(f"No row has a {Text.name} and an {item}, of {len(paired)}, so nothing can be measured.")
+        raise ValueError(f"None of {len(paired)} rows has a {Text.name} and an {item}, so nothing can be measured.")
     texts, text_ids = distinct(embeddings[Text.name][paired], ids[Text.name][paired])
     items, item_ids = distinct(embeddings[item][paired], ids[item][paired])
     of_text = ids[Text.name][paired] == text_ids[:, None]  # (U_text, N)
@@ -79,19 +79,18 @@ def retrieval_metrics(embeddings: dict[str, torch.Tensor], ids: dict[str, torch.
 def recall_of_rows(
     predictions: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]], ids: dict[str, torch.Tensor]
 ) -> Callable[[torch.Tensor, int], float]:
-    """What measures two searches on resamples of the same rows: over all rows the `mean_recall` of
-    `retrieval_metrics`.
+    """A function that measures two searches on the same resamples: the `mean_recall` of `retrieval_metrics`.
 
     Args:
-        predictions: of A and of B, embeddings as there.
-        ids: as there.
+        predictions: the embeddings of A and of B, see `retrieval_metrics`.
+        ids: see `retrieval_metrics`.
 
     Returns:
-        takes rows, int64, and 0 for A or 1 for B; NaN where none of them has a text and what it is about.
+        a function of rows, int64, and 0 for A or 1 for B. It gives NaN if no row has both a text and an item.
     """
     item = item_of(ids)
     paired = (ids[Text.name] >= 0) & (ids[item] >= 0)
-    hits = torch.zeros(2, 2, len(paired), dtype=torch.float64)  # of A and B, by direction, of each row
+    hits = torch.zeros(2, 2, len(paired), dtype=torch.float64)  # by model (A, B), direction and row
     weights = torch.zeros(2, len(paired), dtype=torch.float64)
     for place, embeddings in enumerate(predictions):
         texts, text_ids = distinct(embeddings[Text.name][paired], ids[Text.name][paired])
@@ -114,8 +113,8 @@ def recall_of_rows(
 
 
 def chance_mean_recall(ids: dict[str, torch.Tensor]) -> float:
-    """The `mean_recall` of a search that knows nothing: what is expected of an order drawn at random, in both
-    directions, with as many items and as many right ones a query as there are; `ids` as for `retrieval_metrics`."""
+    """The expected `mean_recall` of a search in random order, in both directions, with the given numbers of items and
+    of right items per query. For `ids` see `retrieval_metrics`."""
     item = item_of(ids)
     paired = (ids[Text.name] >= 0) & (ids[item] >= 0)
     texts, items = torch.stack([ids[Text.name][paired], ids[item][paired]]).unique(dim=1)
@@ -123,8 +122,8 @@ def chance_mean_recall(ids: dict[str, torch.Tensor]) -> float:
 
 
 def mean_chance(queries: torch.Tensor, matches: torch.Tensor) -> float:
-    """The mean over 1, 5 and 10 of the recall that an order drawn at random has; `(P,)` int64 both, the distinct pairs
-    of a query and an item that is right for it."""
+    """The mean over 1, 5 and 10 of the expected recall of a random order. `queries` and `matches`, `(P,)` int64, are
+    the distinct pairs of a query and a right item."""
     items, total = len(matches.unique()), 0.0
     counts, rows = queries.unique(return_counts=True)[1].unique(return_counts=True)
     for right, share in zip(counts.tolist(), (rows / rows.sum()).tolist()):
@@ -134,13 +133,13 @@ def mean_chance(queries: torch.Tensor, matches: torch.Tensor) -> float:
 
 
 def item_of(ids: dict[str, torch.Tensor]) -> str:
-    """The name of what is searched by texts."""
+    """The name of the modality that is searched by texts."""
     return next(name for name in ids if name != Text.name)
 
 
 def chance_recall(ids: dict[str, torch.Tensor]) -> dict[str, float]:
-    """What a search finds that knows nothing: recall at 1, 5 and 10 in an order drawn at random, by the number of
-    items, each text having one; `ids` as for `retrieval_metrics`."""
+    """The expected recall at 1, 5 and 10 of a search in random order. It depends on the number of items; each text has
+    one right item. For `ids` see `retrieval_metrics`."""
     numbers = ids[item_of(ids)]
     items = len(numbers[numbers >= 0].unique())
     return {f"chance_recall_at_{k}": min(1.0, k / items) for k in RECALLS}

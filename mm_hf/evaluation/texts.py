@@ -1,4 +1,4 @@
-"""What written texts are worth: each against the text that was to be written."""
+"""Metrics of written texts. Each text is compared with its target."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,10 +12,10 @@ TOKEN_ACCURACY = "token_accuracy"
 
 
 class TextTable:
-    """Distinct texts by number, so that texts go through all that answers and labels go through as `(N,)` int64.
+    """Distinct texts by number. With numbers, texts can be handled as `(N,)` int64, like other answers and labels.
 
     Args:
-        texts: those that are known from the start; others are added as they come.
+        texts: the texts that are known at the start. Others are added when they are met.
     """
 
     def __init__(self, texts: Sequence[str] = ()):
@@ -36,19 +36,19 @@ class TextTable:
 
 
 class TextScore:
-    """The mean of a score of each row.
+    """The mean over the rows of a score.
 
     Args:
         texts: by number, see `TextTable`.
-        score: of pairs of answer and truth, one number each.
+        score: takes answers and truths, and gives one number per pair.
     """
 
     def __init__(self, texts: list[str], score):
         self.texts, self.score = texts, score
-        self.known: dict[int, float] = {}  # by pair of numbers: rows repeat, and resamples do all the more
+        self.known: dict[int, float] = {}  # by pair of numbers, because rows and resamples repeat pairs
 
     def rows(self, answers: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """The score of each row, `(N,)`, of answers and targets by number."""
+        """The score of each row, `(N,)`, for answers and targets by number."""
         pairs, place = (answers * len(self.texts) + targets).unique(return_inverse=True)
         new = [pair for pair in pairs.tolist() if pair not in self.known]
         if new:
@@ -62,7 +62,7 @@ class TextScore:
 
 
 class WordErrorRate(TextScore):
-    """Words that are wrong, missing or too many, as a part of all words of the truths (WER), by torchmetrics."""
+    """Wrong, missing and extra words, divided by the number of words of the truths (WER), by torchmetrics."""
 
     def __init__(self, texts: list[str]):
         super().__init__(texts, word_errors)
@@ -73,7 +73,7 @@ class WordErrorRate(TextScore):
 
 
 def word_errors(answers: list[str], targets: list[str]) -> list[float]:
-    """How many words of each answer are wrong, missing or too many."""
+    """The number of wrong, missing and extra words of each answer."""
     from torchmetrics.functional.text import word_error_rate
 
     lengths = [max(1, len(target.split())) for target in targets]
@@ -86,8 +86,8 @@ def word_errors(answers: list[str], targets: list[str]) -> list[float]:
 def chrf(answers: list[str], targets: list[str]) -> list[float]:
     """chrF of each answer (Popović 2015): F2 over n-grams of up to six characters, by torchmetrics.
 
-    Of truths of fewer letters as many as they have: torchmetrics counts the n-grams that are not there as wrong, and a
-    right "red" would get a half.
+    If a truth has fewer than six letters, the n-grams are only up to this length. Otherwise torchmetrics would count
+    missing n-grams as wrong, and a right answer "red" would get a half.
     """
     from torchmetrics.functional.text import chrf_score
 
@@ -108,13 +108,13 @@ def chrf(answers: list[str], targets: list[str]) -> list[float]:
 
 
 def exact(answers: list[str], targets: list[str]) -> list[float]:
-    """1 where the answer is the truth, letter by letter, else 0."""
+    """1 if the answer equals the truth, letter by letter, else 0."""
     return [float(answer == target) for answer, target in zip(answers, targets)]
 
 
 def text_metrics(texts: list[str]) -> dict[str, Metric]:
-    """The metrics of written texts by name, the one that counts first; see `Task.metrics`. Each takes the numbers of
-    answers and targets in `texts`."""
+    """The metrics of written texts by name, the main one first; see `Task.metrics`. Each takes answers and targets by
+    their number in `texts`."""
     return {"chrf": TextScore(texts, chrf), "exact_match": TextScore(texts, exact), "wer": WordErrorRate(texts)}
 
 
@@ -124,13 +124,13 @@ def generation_metrics(
     """Metrics over the rows that have a text.
 
     Args:
-        answers: what was written.
-        targets: what was to be written; None where a row has none.
-        kinds: for each row what it is a question of; chrF is then given by kind too.
+        answers: the written texts.
+        targets: the target texts; None for a row without one.
+        kinds: the kind of each row; chrF is then also given by kind.
 
     Returns:
-        `metrics`: `chrf` (the mean over the rows), `exact_match`, `wer` (word error rate, the lower the better);
-        `by_kind`; `rows`, as `measure_rows`.
+        `metrics`: `chrf` (the mean over the rows), `exact_match`, `wer` (word error rate, lower is better); `by_kind`
+        and `rows`, as in `measure_rows`.
 
     Raises:
         ValueError: no row has a text.
@@ -139,7 +139,7 @@ def generation_metrics(
     true, said = table.codes(targets), table.codes(answers)
     present = true != -100
     if not present.any():
-        raise ValueError(f"No row has a text to compare with, of {len(present)}, so nothing can be measured.")
+        raise ValueError(f"None of the {len(present)} rows has a text to compare with, so nothing can be measured.")
     said, true = said[present], true[present]
     kinds = None if kinds is None else [kind for kind, known in zip(kinds, present.tolist()) if known]
     functions = text_metrics(table.texts)
@@ -152,14 +152,14 @@ def generation_metrics(
 
 
 def token_metrics(tokens: torch.Tensor, labels: torch.Tensor) -> dict[str, Any]:
-    """How often the next token is the right one, of a text that is given up to there: nothing need be written for it.
+    """How often the most likely next token is right, if the true text before it is given. No text is written for this.
 
     Args:
-        tokens: `(N, S)` int64, the likeliest at each place.
+        tokens: `(N, S)` int64, the most likely token at each place.
         labels: `(N, S)` int64, -100 for none.
 
     Returns:
-        as `generation_metrics`, with the metric `token_accuracy`.
+        the same as `generation_metrics`, with the metric `token_accuracy`.
     """
     known = labels != -100
     accuracy = (tokens == labels)[known].float().mean().item()

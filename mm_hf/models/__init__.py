@@ -1,1 +1,1 @@
-"""The code that travels inside a checkpoint: flat, and importing nothing of mm_hf but its own siblings."""
+"""The code that travels inside a checkpoint: one flat folder, which imports nothing of mm_hf except its own files."""

@@ -1,6 +1,6 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""Which modality asks in a new model, where nobody says so."""
+"""Chooses the query modality of a new model, if the user does not."""
 
 from typing import Any, cast
 
@@ -11,15 +11,16 @@ from .text import Text
 
 
 def modality_that_asks(config: MMFusionConfig) -> str:
-    """The modality whose tokens ask in a model that is built anew: the text where there is one, else the one with the
-    fewest tokens in a row. The tokens that ask go through all blocks, those that answer are only looked at: a table of
-    four columns asks the 49 tokens of a picture at a tenth of what the picture costs that asks the table.
+    """The query modality of a new model: text if there is one, else the modality with the fewest tokens per row.
+    The query's tokens go through all blocks; the other tokens are only attended to. So a table of four columns as the
+    query, with the 49 tokens of a picture as memory, costs a tenth of the other way round.
 
     Args:
-        config: of the whole model. Pictures count at the size that their encoder's config names.
+        config: of the whole model. Pictures are counted at the size in their encoder's config.
 
     Returns:
-        its name. Items of any length (waves, time series) do not count; where there are no others, the first modality.
+        its name. Modalities with items of any length (waves, time series) are not counted; if there are no others, the
+        first modality.
     """
     if Text.name in config.modalities:
         return Text.name
@@ -29,7 +30,7 @@ def modality_that_asks(config: MMFusionConfig) -> str:
 
 
 def tokens_of(config: MMFusionConfig, name: str) -> int | None:
-    """The tokens that a full row has of a modality; None where its items may have any length."""
+    """The tokens of a modality in a full row; None if its items may have any length."""
     part: Any = config.encoder_config(name)
     if not modality_of(name).has_one_size(part):
         return None

@@ -19,7 +19,7 @@ from .configuration_mm_fusion import FusionModuleConfig
 
 
 def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
-    """Attention in plain matrix products, the one that gives its weights: `(B, A, T, d)` in, `(B, T, A, d)` out."""
+    """Attention in plain matrix products, which also returns the weights: `(B, A, T, d)` in, `(B, T, A, d)` out."""
     weights = torch.matmul(query, key.transpose(2, 3)) * scaling
     if attention_mask is not None:
         weights = weights + attention_mask
@@ -29,8 +29,8 @@ def eager_attention_forward(module, query, key, value, attention_mask, scaling, 
 
 
 class MMFusionAttention(nn.Module):
-    """Multi-head attention (Vaswani et al. 2017) whose projections can be called apart, so that what depends on one
-    item alone is computed once per item."""
+    """Multi-head attention (Vaswani et al. 2017). Its projections can be called separately, so that everything that
+    depends on one item only is computed once per item."""
 
     is_causal = False
 
@@ -49,7 +49,7 @@ class MMFusionAttention(nn.Module):
         """Attends with projected `queries` `(B, T, D)` to projected `keys` and `values` `(B, T_memory, D)`.
 
         Returns:
-            `(B, T, D)`, and the weights `(B, A, T, T_memory)` where the implementation gives them.
+            `(B, T, D)`, and the weights `(B, A, T, T_memory)` if the implementation returns them.
         """
         queries, keys, values = (
             states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for states in (queries, keys, values)
@@ -83,7 +83,7 @@ class MMFusionMLP(nn.Sequential):
 
 
 class MMFusionMLPBlock(nn.Module):
-    """A feed-forward part of its own: pre-norm, residual."""
+    """A feed-forward block: pre-norm, residual."""
 
     def __init__(self, config: FusionModuleConfig):
         super().__init__()
@@ -97,12 +97,12 @@ class MMFusionMLPBlock(nn.Module):
 
 
 class DistanceBias(nn.Module):
-    """Lets heads look near or far: adds slope times distance to the scores of self-attention among the tokens of a
-    picture.
+    """Lets attention heads prefer near or far tokens: adds slope times distance to the scores of self-attention among
+    the tokens of a picture.
 
-    ALiBi (Press et al. 2022, section 3) with the distance in the plane in place of that along a text, and slopes of
-    both signs: half of the heads prefer near tokens, as there, the other half far ones. As there the slopes are a
-    fixed geometric sequence: 32, 8, 2… per side of the picture.
+    ALiBi (Press et al. 2022, section 3) uses the distance along a text; here it is the distance in the plane. Half of
+    the heads prefer near tokens, as in ALiBi, and the other half far ones: their slopes have the other sign. As in
+    ALiBi, the slopes are a fixed geometric sequence: 32, 8, 2… per side of the picture.
     """
 
     def __init__(self, config: FusionModuleConfig):
@@ -110,8 +110,8 @@ class DistanceBias(nn.Module):
         self.slopes = [(-1) ** (head + 1) * 32 * 4.0 ** -(head // 2) for head in range(config.sizes().heads)]
 
     def forward(self, coordinates: torch.Tensor, mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
-        """The mask to add to scores of a dtype, `(U, A, T, T)` (1 in the place of U without a mask), from coordinates
-        `(T, 2)`, see `TokenStates`, and a mask `(U, T)` bool or None."""
+        """The mask to add to the scores, `(U, A, T, T)` (without a mask, U is 1), in their dtype. Computed from
+        coordinates `(T, 2)`, see `TokenStates`, and a mask `(U, T)` bool or None."""
         distances = torch.cdist(coordinates, coordinates)
         bias = distances * distances.new_tensor(self.slopes)[:, None, None]  # (A, T, T)
         bias = bias.to(dtype)[None]
@@ -121,8 +121,8 @@ class DistanceBias(nn.Module):
 
 
 class MMFusionCrossAttentionBlock(GradientCheckpointingLayer):
-    """Self-attention, cross-attention, feed-forward; each pre-norm and behind a tanh gate that starts at zero
-    (Flamingo, Alayrac et al. 2022, section 2.2), so that training starts from the encoders' own features."""
+    """Self-attention, cross-attention and feed-forward. Each has a pre-norm and a tanh gate that starts at zero
+    (Flamingo, Alayrac et al. 2022, section 2.2), so training starts from the features of the encoders."""
 
     def __init__(self, config: FusionModuleConfig, has_memory: bool):
         super().__init__()
@@ -136,7 +136,7 @@ class MMFusionCrossAttentionBlock(GradientCheckpointingLayer):
         self.gates = nn.Parameter(torch.zeros(3))
 
     def init_own_parameters(self, std: float):
-        """Closes the gates."""
+        """Sets the gates to zero."""
         init.zeros_(self.gates)
 
     def forward(
@@ -157,11 +157,11 @@ class MMFusionCrossAttentionBlock(GradientCheckpointingLayer):
             keys, values: `(B, T_memory, D)`; None without memory.
             self_mask, cross_mask: as `create_bidirectional_mask` gives them.
             index: `(B,)` the item of each row: self-attention and the queries are then computed once per item, and
-                gathered for the rows where the memory comes in.
-            first_only: compute the first token's output alone.
+                gathered for the rows before they attend to the memory.
+            first_only: compute only the output of the first token.
 
         Returns:
-            `(B, T, D)` (T = 1 with `first_only`), the weights of self-attention and those of cross-attention.
+            `(B, T, D)` (T = 1 with `first_only`), the weights of self-attention and the weights of cross-attention.
         """
         gates = self.gates.tanh()
         normed = self.self_norm(hidden_states)
@@ -188,7 +188,7 @@ class MMFusionCrossAttentionBlock(GradientCheckpointingLayer):
 def attention_mask(
     config: FusionModuleConfig, queries: torch.Tensor, key_mask: torch.Tensor | None, keys: torch.Tensor
 ) -> Any:
-    """The mask in the form that the chosen attention takes, for queries `(B, T, …)` and keys `(B, T_memory, …)`."""
+    """The mask in the form that the chosen attention needs, for queries `(B, T, …)` and keys `(B, T_memory, …)`."""
     if key_mask is None:
         return None
     return create_bidirectional_mask(

@@ -1,9 +1,9 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""The checksums of a checkpoint's files: what saves a file writes its line into `checksums.json`, what loads compares.
+"""The checksums of a checkpoint's files. Saving a file writes its line into `checksums.json`; loading compares.
 
-Weights that differ are refused: nobody edits them by hand, and numbers of the right shape look right. Of all other
-files a difference is told, since people do edit a config.
+Weights that differ are refused: nobody edits them by hand, and damaged numbers of the right shape look right. For all
+other files a difference gives a warning, because people do edit a config.
 """
 
 import json
@@ -22,17 +22,17 @@ logger = logging.get_logger(__name__)
 
 CHECKSUMS = "checksums.json"
 ALGORITHM = "xxh3_64"
-# Files without a line: the list itself, and the card, which people write.
+# Files without a line: the list itself, and the model card, which people edit.
 WITHOUT_LINE = (CHECKSUMS, "README.md")
-# The clock of a file system goes in steps of up to a hundredth of a second: a file that was written twice within one
-# has one time.
+# The clock of a file system has steps of up to a hundredth of a second: two writes of a file within one step have the
+# same time.
 TICK = 10_000_000  # nanoseconds
-# What was told of which files, since model and processor look at the same ones.
+# The warnings that were already given, because model and processor check the same files.
 TOLD: set[tuple] = set()
 
 
 def read_checksums(folder: str | os.PathLike) -> dict[str, str]:
-    """The checksums of a folder, by file name; empty where there are none. Says so where they cannot be read."""
+    """The checksums of a folder, by file name; empty if there are none. Warns if they cannot be read."""
     path = os.path.join(folder, CHECKSUMS)
     if not os.path.isfile(path):
         return {}
@@ -43,8 +43,8 @@ def read_checksums(folder: str | os.PathLike) -> dict[str, str]:
             raise ValueError("not every line is a file name and a checksum")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         logger.warning_once(
-            f"{path} cannot be read, so that damage to the files beside it is not found "
-            f"({type(error).__name__}: {error}). Delete it, or save the checkpoint anew."
+            f"{path} cannot be read, so damage to the files beside it cannot be found "
+            f"({type(error).__name__}: {error}). Delete it, or save the checkpoint again."
         )
         return {}
     return lines
@@ -52,13 +52,13 @@ def read_checksums(folder: str | os.PathLike) -> dict[str, str]:
 
 @contextmanager
 def checksums_of_what_is_written(folder: str | os.PathLike) -> Iterator[None]:
-    """Brings `checksums.json` up to date with the files that are written into a folder meanwhile. A file that was not
-    written keeps its line, a file that is gone loses it. Without xxhash what was written loses its line too. Weights
-    of before that would be loaded in the place of the new ones are removed."""
+    """Updates `checksums.json` for the files that are written into a folder inside the `with` block. A file that was
+    not written keeps its line; a file that is gone loses it. Without xxhash, a written file loses its line too. Older
+    weights that would be loaded instead of the new ones are removed."""
     os.makedirs(folder, exist_ok=True)
     before, started = states_of_files(folder), time.time_ns()
     lines = read_checksums(folder)
-    # Who stops halfway leaves weights without a line, not weights with the line of others.
+    # If saving stops halfway, weights are left without a line, and not with the line of other weights.
     kept = {name: line for name, line in lines.items() if not is_weights(name)}
     if kept != lines:
         write_checksums(folder, kept)
@@ -76,13 +76,13 @@ def checksums_of_what_is_written(folder: str | os.PathLike) -> Iterator[None]:
 
 
 def is_weights(name: str) -> bool:
-    """Whether a file is of weights, or is the index of several."""
+    """Whether a file contains weights, or is the index of several such files."""
     return ".safetensors" in name or name.endswith(".bin") or ".bin.index" in name
 
 
 def older_weights(names: Iterable[str], written: Collection[str]) -> list[str]:
-    """Weights in one file where new ones were written into several, which the library would not look at, and the index
-    of several where there is a new file."""
+    """Old weights that must be removed: a single file if new weights were written into several files (the library
+    would ignore the new ones), or the index of several files if new weights are in one file."""
     superseded = []
     for name in names:
         stem, dot, variant = name.removesuffix(".safetensors").partition(".")
@@ -93,7 +93,7 @@ def older_weights(names: Iterable[str], written: Collection[str]) -> list[str]:
 
 
 def states_of_files(folder: str | os.PathLike) -> dict[str, tuple[int, int, int]]:
-    """Of each file with a line: when it was written last, its size and its inode."""
+    """For each file with a line: the time of its last write, its size and its inode."""
     with os.scandir(os.fspath(folder)) as entries:
         stats = {
             entry.name: entry.stat()
@@ -104,7 +104,7 @@ def states_of_files(folder: str | os.PathLike) -> dict[str, tuple[int, int, int]
 
 
 def write_checksums(folder: str | os.PathLike, lines: dict[str, str]):
-    """Replaces the checksums of a folder at one blow."""
+    """Replaces the checksums of a folder in one step."""
     path = os.path.join(folder, CHECKSUMS)
     beside = os.path.join(folder, f".{CHECKSUMS}.{os.getpid()}")
     with open(beside, "w", encoding="utf-8") as file:
@@ -114,8 +114,8 @@ def write_checksums(folder: str | os.PathLike, lines: dict[str, str]):
 
 
 def folder_with_checksums(source: Any, beside: str, **hub_kwargs: Any) -> str:
-    """The folder where the checksums of a checkpoint are, a folder or Hub id: that of `beside`, any other file of it
-    on this machine. Those of a checkpoint on the Hub are fetched, once, by `cached_file`."""
+    """The folder with the checksums of a checkpoint (a folder or Hub id). It is the folder of `beside`, any other file
+    of the checkpoint on this machine. For a checkpoint on the Hub, `cached_file` downloads the checksums once."""
     folder = os.path.dirname(beside)
     if not os.path.exists(os.path.join(folder, CHECKSUMS)) and not os.path.exists(str(source)):
         fetched = cached_file(
@@ -131,13 +131,13 @@ def folder_with_checksums(source: Any, beside: str, **hub_kwargs: Any) -> str:
 
 
 def differing(folder: str | os.PathLike, lines: dict[str, str], names: Iterable[str]) -> list[str]:
-    """Which of some files are not those that their lines were written for; a file without a line is none of them."""
+    """The names of files that differ from their checksums; a file without a line never differs."""
     checked = [name for name in names if name in lines] if can_check() else []
     return [name for name in checked if checksum_of(os.path.join(folder, name)) != lines[name]]
 
 
 def weights_with_lines(lines: dict[str, str], files: Iterable[str]) -> list[str]:
-    """Names of the weights of a load that have a line, the index of several files among them."""
+    """Names of the loaded weight files that have a line; the index of several files is one of them."""
     names = [os.path.basename(file) for file in files]
     if len(names) > 1:
         names += [name for name in lines if ".safetensors.index" in name]
@@ -145,16 +145,16 @@ def weights_with_lines(lines: dict[str, str], files: Iterable[str]) -> list[str]
 
 
 def damaged_weights(folder: str | os.PathLike, names: list[str]) -> str:
-    """Says that weights are not those that were saved, and the way out."""
+    """The message for weights that differ from the saved ones, with the way out."""
     return (
-        f"{', '.join(sorted(names))} in {folder} is not what was saved there: the checksum in {CHECKSUMS} is another. "
-        "It is damaged or of another checkpoint: take it from where it came once more. If you changed it on purpose, "
+        f"{', '.join(sorted(names))} in {folder} has changed since it was saved: the checksum in {CHECKSUMS} differs. "
+        "The file is damaged or from another checkpoint: copy or download it again. If you changed it on purpose, "
         f"delete {CHECKSUMS}."
     )
 
 
 def unreadable(folder: str | os.PathLike) -> list[str]:
-    """Names of the JSON files of a folder that are none."""
+    """Names of the files in a folder that should be JSON and are not."""
     damaged = []
     for name in sorted(os.listdir(folder)):
         if name.endswith(".json") and name != CHECKSUMS:
@@ -167,8 +167,8 @@ def unreadable(folder: str | os.PathLike) -> list[str]:
 
 
 def refuse_nan(folder: str | os.PathLike, names: Iterable[str]):
-    """Refuses settings that are NaN in JSON files of a folder, those that are there: Python reads them, and whatever
-    is worked out with them is NaN too.
+    """Refuses NaN in those JSON files of a folder that exist: Python reads NaN, and everything computed from it is NaN
+    too.
 
     Raises:
         ValueError: names the file.
@@ -178,19 +178,20 @@ def refuse_nan(folder: str | os.PathLike, names: Iterable[str]):
         if os.path.isfile(path):
             constants: list[str] = []
             with suppress(OSError, ValueError, RecursionError), open(path, encoding="utf-8") as file:
-                json.load(file, parse_constant=constants.append)  # who reads it for good tells what else is wrong
+                json.load(file, parse_constant=constants.append)  # other errors are reported when it is read for use
             if "NaN" in constants:
-                raise ValueError(f"{path} has a value that is NaN: it is damaged, or was made from what had diverged.")
+                raise ValueError(f"{path} has a value that is NaN: it is damaged, or comes from a run that diverged.")
 
 
 @contextmanager
 def names_of_unreadable_files(folder: str | os.PathLike | None) -> Iterator[None]:
-    """What the library raises while it reads the files of a folder names those that are no JSON, or else those that
-    are not what was saved: a ValueError or OSError in the place of an error that names no file."""
+    """Replaces errors of the library while it reads the files of a folder. The new ValueError or OSError names the
+    files that are not JSON, or else the files that changed since they were saved; the library's error names no
+    file."""
     try:
         yield
-    except Exception as error:  # tokenizers raise nothing more special
-        if folder is None or not os.path.isdir(folder) or isinstance(error, RuntimeError):  # of weights, by name
+    except Exception as error:  # tokenizers raise plain Exceptions
+        if folder is None or not os.path.isdir(folder) or isinstance(error, RuntimeError):  # about weights, by name
             raise
         lines = read_checksums(folder)
         small = [name for name in lines if not is_weights(name) and os.path.isfile(os.path.join(folder, name))]
@@ -202,9 +203,9 @@ def names_of_unreadable_files(folder: str | os.PathLike | None) -> Iterator[None
 
 
 def tell_changed_files(folder: str | os.PathLike, lines: dict[str, str], complete: bool):
-    """Warns, once, of small files of a folder that are not what was saved. Of a Hub's checkpoint, which is not
-    `complete`, only the files that were asked for are there. Code that is not there is not missed, since it is not
-    loaded."""
+    """Warns, once, if small files of a folder changed since they were saved. If the folder is not `complete` (a
+    checkpoint of the Hub), it has only the files that were downloaded. Missing code files are ignored, because they
+    are not loaded."""
     small = [name for name in lines if not is_weights(name)]
     present = [name for name in small if os.path.isfile(os.path.join(folder, name))]
     changed = differing(folder, lines, present)
@@ -215,6 +216,6 @@ def tell_changed_files(folder: str | os.PathLike, lines: dict[str, str], complet
         TOLD.add(key)
         told = [f"{name} has changed" for name in sorted(changed)] + [f"{name} is gone" for name in sorted(gone)]
         logger.warning(
-            f"{folder} is not as it was saved: {', '.join(told)}. Answers may be others than those that were "
-            f"measured. If that was meant, delete {CHECKSUMS} or save the checkpoint anew. This is said once."
+            f"{folder} has changed since it was saved: {', '.join(told)}. Answers may differ from the measured ones. "
+            f"If that was intended, delete {CHECKSUMS} or save the checkpoint again. This is said once."
         )

@@ -1,20 +1,20 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""Checksums of files: they find damage, not malice. Whoever can change a file can change its checksum too."""
+"""Checksums of files. They find damage, not malice: whoever can change a file can change its checksum too."""
 
 import os
 
 
 try:
     import xxhash
-except ImportError:  # it comes with datasets, which a process that only answers may lack
+except ImportError:  # it is installed with datasets, which a process that only predicts may lack
     xxhash = None  # type: ignore[assignment]
 
-CHUNK = 2**18  # bytes: what is held in memory of a file at a time, and in the cache of a core
+CHUNK = 2**18  # bytes that are read at a time: little memory, and small enough for the cache of a core
 
 
 def can_check() -> bool:
-    """Whether checksums can be worked out here."""
+    """Whether checksums can be computed here."""
     return xxhash is not None
 
 
@@ -36,7 +36,7 @@ def checksum_of(path: str | os.PathLike) -> str:
 
 
 def checksum_of_bytes(values) -> str:
-    """The same of bytes, or of an array that is one piece of memory."""
+    """The same for bytes, or for an array in one contiguous piece of memory."""
     if xxhash is None:
         raise ImportError("Checksums need xxhash: pip install xxhash.")
     return xxhash.xxh3_64(values).hexdigest()

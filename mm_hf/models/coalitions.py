@@ -1,9 +1,9 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""The coalitions of the modalities of rows: everything is encoded and projected once, what depends on one item alone
-is computed once for it, and then rows are put together, each modality from the row itself or from one that stands in.
+"""Coalitions of the modalities of rows. Everything is encoded and projected once, and what depends on one item only is
+computed once per item. Then rows are put together: each modality comes from the row itself or from a replacement row.
 
-Notation used for tensor shapes: see `modeling_outputs`. `M` modalities of a model, `P` of a row.
+Notation used for tensor shapes: see `modeling_outputs`. `M` modalities of the model, `P` modalities of a row.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,18 +17,18 @@ from .modality import modality_of
 from .modeling_outputs import EncoderStates, FusedStates, FusionMemory, MMFusionModelOutput, TokenStates
 
 
-MOST_MODALITIES = 10  # 1,024 coalitions a row
+MOST_MODALITIES = 10  # 1,024 coalitions per row
 ROWS_AT_ONCE = 32  # coalitions that go through the fusion together
 
 
 @dataclass
 class Pool:
-    """Rows at the fusion width, each modality of each of which can be taken alone.
+    """Rows at the fusion width. Each modality of each row can be taken separately.
 
     Args:
-        rows: how many.
-        states: tokens by modality, `index` `(rows,)`.
-        memory: what the fusion needs of the modalities that do not ask, where that does not depend on the query.
+        rows: the number of rows.
+        states: the tokens by modality, `index` `(rows,)`.
+        memory: what the fusion needs of all modalities except the query, if that does not depend on the query.
     """
 
     rows: int
@@ -38,7 +38,7 @@ class Pool:
 
     @classmethod
     def of(cls, base: Any, encoder_states: Mapping[str, EncoderStates], with_absent: bool = True) -> "Pool":
-        """Rows that were encoded; behind them, with `with_absent`, one that has no item at all."""
+        """Encoded rows; with `with_absent`, followed by one row without any item."""
         states, rows = {}, 0
         for name, state in encoder_states.items():
             index = state.index
@@ -48,7 +48,7 @@ class Pool:
             if with_absent:
                 index = torch.cat([index, torch.full_like(index[:1], -1)])
             elif state.levels and torch.equal(index, torch.arange(state.count(), device=index.device)):
-                index = None  # no row is without: the absent token has not to be projected
+                index = None  # every row has an item, so the absent token need not be projected
             states[name] = replace(state, index=index)
         projected, memory = base.project(states), None
         each = torch.arange(rows, device=base.device)
@@ -62,12 +62,12 @@ class Pool:
         return cls(rows + with_absent, projected, memory)
 
     def pooled(self) -> dict[str, torch.Tensor]:
-        """By modality one vector a row, `(rows, D)`."""
+        """By modality, one vector per row, `(rows, D)`."""
         of_memory = {} if self.memory is None else self.memory.states
         return {name: state.rows(state.pooled) for name, state in {**self.states, **of_memory}.items()}
 
     def fused(self, base: Any) -> torch.Tensor:
-        """The fused vectors of its rows as they are, `(rows, D)`, which are computed once."""
+        """The fused vectors of the rows as they are, `(rows, D)`; computed once."""
         if self._fused is None:
             names = [*self.states, *({} if self.memory is None else self.memory.states)]
             rows = torch.arange(self.rows, device=base.device).split(ROWS_AT_ONCE)
@@ -75,7 +75,7 @@ class Pool:
         return self._fused
 
     def beside(self, other: "Pool") -> "Pool":
-        """The rows of another behind its own."""
+        """These rows, followed by the rows of another pool."""
         states = {name: joined(state, other.states[name]) for name, state in self.states.items()}
         memory = None
         if self.memory is not None and other.memory is not None:
@@ -92,11 +92,11 @@ class Pool:
         return Pool(self.rows + other.rows, states, memory)
 
     def fuse(self, base: Any, chosen: Mapping[str, torch.Tensor], return_tokens: bool) -> FusedStates:
-        """Fuses rows that are put together.
+        """Fuses rows that are put together from the rows of this pool.
 
         Args:
             base: the `MMFusionModel`.
-            chosen: by modality `(N,)` int64, the row here that each takes its items from.
+            chosen: by modality `(N,)` int64, the row of this pool that provides the items.
             return_tokens: see `Fusion.forward`.
         """
 
@@ -111,8 +111,8 @@ class Pool:
 
 
 def longer(values: torch.Tensor, length: int, places: torch.Tensor | None) -> torch.Tensor:
-    """Tokens, or what goes with each, `(U, T, …)`, padded to a length; where rows have several places, place by
-    place."""
+    """Tokens, or values that belong to each token, `(U, T, …)`, padded to a length. If rows have several places, each
+    place is padded."""
     missing = length - values.shape[1]
     if not missing:
         return values
@@ -124,10 +124,10 @@ def longer(values: torch.Tensor, length: int, places: torch.Tensor | None) -> to
 
 
 def joined(one: TokenStates, other: TokenStates) -> TokenStates:
-    """The items of two states as those of one; padding changes no result.
+    """Joins the items of two states; the added padding changes no result.
 
     Raises:
-        ValueError: pictures whose grids differ, and whose cells a fusion places by them.
+        ValueError: the pictures have different grids, and the fusion uses the places of the cells.
     """
     length, mask, coordinates = max(one.tokens.shape[1], other.tokens.shape[1]), None, one.coordinates
     if coordinates is None or (other.coordinates is not None and len(other.coordinates) > len(coordinates)):
@@ -135,7 +135,7 @@ def joined(one: TokenStates, other: TokenStates) -> TokenStates:
     for state in (one, other):
         known = state.coordinates
         if known is not None and coordinates is not None and not torch.equal(known, coordinates[: len(known)]):
-            raise ValueError("The background has items of another size than the rows: give both one size.")
+            raise ValueError("The items of the background and of the rows differ in size: give both the same size.")
     if one.mask is not None or other.mask is not None or one.tokens.shape[1] != other.tokens.shape[1]:
         masks = [
             torch.ones(state.tokens.shape[:2], dtype=torch.bool, device=state.tokens.device)
@@ -156,7 +156,7 @@ def joined(one: TokenStates, other: TokenStates) -> TokenStates:
 
 
 def encode_batch(model: Any, batch: Mapping[str, Any]) -> dict[str, EncoderStates]:
-    """What `encode` gives for a batch as a collator or a processor makes it; labels and the like are left out."""
+    """The result of `encode` for a batch of a collator or a processor; labels and other entries are ignored."""
     base = model.explained_base
     indices = {name: batch.get(modality_of(name).index_name) for name in base.encoders}
     inputs = {
@@ -177,26 +177,27 @@ def coalition_values(
     rows_at_once: int = ROWS_AT_ONCE,
     **settings: Any,
 ) -> list[dict[str | None, CoalitionValues]]:
-    """The values of all coalitions of the modalities that each row has. What a row lacks is no player: all of them
-    lack it.
+    """The values of all coalitions of the modalities that each row has. A modality that the row lacks is not a player:
+    it is absent from every coalition.
 
     Args:
-        model: one with a head; it is run in eval mode.
-        encoder_states: of the rows, what `encode` gave.
-        background: rows whose items stand in, see `Pool.of` (`with_absent=False`); None: the absent token does.
-        said: what is explained; left out, what the model answers.
-        rows_at_once: rows of the fusion.
-        settings: of `generate`, where the model writes and `said` is left out.
+        model: a model with a head; it is run in eval mode.
+        encoder_states: the result of `encode` for the rows.
+        background: rows whose items are the replacement, see `Pool.of` (`with_absent=False`); None: the absent token
+            is.
+        said: the answers to explain; left out, the model's own answers.
+        rows_at_once: how many rows go through the fusion together.
+        settings: arguments of `generate`, if the model generates and `said` is left out.
 
     Returns:
-        for each row by task. The same row has the same values in whatever batch it stands.
+        for each row, the values by task. They do not depend on the batch that the row is in.
 
     Raises:
-        ValueError: more modalities than `MOST_MODALITIES`; a model that has no answer; a background without rows.
+        ValueError: more modalities than `MOST_MODALITIES`, a model without an answer, or a background without rows.
     """
     base, was_training = model.explained_base, model.training
     if background is not None and not background.rows:
-        raise ValueError(f"The background has no row: give one at least, or let the {TOKEN} stand in.")
+        raise ValueError(f"The background has no rows: give at least one, or use the {TOKEN} as the replacement.")
     model.eval()
     try:
         return Coalitions(model, base, encoder_states, background, rows_at_once).values(said, settings)
@@ -205,14 +206,14 @@ def coalition_values(
 
 
 class Coalitions:
-    """The coalitions of the rows of one batch; arguments as for `coalition_values`."""
+    """The coalitions of the rows of one batch; for the arguments see `coalition_values`."""
 
     def __init__(self, model, base, encoder_states, background: Pool | None, rows_at_once: int):
         self.model, self.base, self.rows_at_once = model, base, rows_at_once
         self.names = list(encoder_states)
         pool = Pool.of(base, encoder_states, with_absent=background is None)
-        self.rows = pool.rows - (background is None)  # the last one has no item
-        self.first = pool.rows  # of those that stand in
+        self.rows = pool.rows - (background is None)  # the last row of the pool has no items
+        self.first = pool.rows  # the index of the first replacement row
         self.pool, self.background = pool if background is None else pool.beside(background), background
         stands_in = [self.rows] if background is None else list(range(self.first, self.first + background.rows))
         self.players = [
@@ -221,12 +222,12 @@ class Coalitions:
         most = max(map(len, self.players), default=0)
         if most > MOST_MODALITIES:
             raise ValueError(
-                f"A row has {most} modalities, which make {2**most:,} coalitions: evidence is for {MOST_MODALITIES} "
-                "at most."
+                f"A row has {most} modalities, so it has {2**most:,} coalitions: evidence allows at most "
+                f"{MOST_MODALITIES} modalities."
             )
         self.stands_in = len(stands_in)
-        # Of each run of the fusion the rows that its items are from, and the row that it belongs to. Of a row all runs
-        # of a coalition come one after another; that of all of its modalities is the last one, and a single run.
+        # For each run of the fusion: the rows that its items come from, and the row that it belongs to. For each row,
+        # all runs of a coalition follow one another. The coalition of all its modalities comes last, and has one run.
         chosen: list[list[int]] = []
         owner: list[int] = []
         for row, players in enumerate(self.players):
@@ -238,7 +239,7 @@ class Coalitions:
         self.chosen, self.owner = (torch.tensor(values, device=base.device) for values in (chosen, owner))
 
     def outputs(self, chosen: torch.Tensor) -> MMFusionModelOutput:
-        """Rows put together, `(N, M)`, fused."""
+        """Fuses rows that are put together, `(N, M)`."""
         by_name = dict(zip(self.names, chosen.T))
         return MMFusionModelOutput.of(self.pool.fuse(self.base, by_name, self.model.reads_tokens))
 
@@ -276,19 +277,19 @@ class Coalitions:
         return evidence
 
     def by_coalition(self, values: torch.Tensor) -> torch.Tensor:
-        """Of the runs of one row, `(N, K)`, those of each coalition: `(2^P, R, K)`, R rows that stand in."""
+        """Groups the runs of one row, `(N, K)`, by coalition: `(2^P, R, K)` for R replacement rows."""
         fewer = values[:-1].unflatten(0, (-1, self.stands_in)) if len(values) > 1 else values[:0].unsqueeze(1)
         everything = values[-1:].unsqueeze(1)
         return torch.cat([fewer.expand(-1, self.stands_in, -1), everything.expand(-1, self.stands_in, -1)])
 
     def runs_of_tokens(self) -> Iterable[tuple[torch.Tensor, MMFusionModelOutput]]:
-        """Some runs at a time, by their numbers, with what the fusion gave for them."""
+        """Yields some runs at a time: their numbers, and the output of the fusion for them."""
         for numbers in torch.arange(len(self.chosen), device=self.base.device).split(self.rows_at_once):
             yield numbers, self.outputs(self.chosen[numbers])
 
     def all_runs(self) -> MMFusionModelOutput:
-        """The fused vectors of all runs. Those of the same items are one, and those of a row that stands in for all
-        modalities are those of that row, whatever is explained."""
+        """The fused vectors of all runs. Runs with the same items are computed once. If a replacement row replaces all
+        modalities, the result is the vector of that row, whichever row is explained."""
         distinct, place = self.chosen.unique(dim=0, return_inverse=True)
         known = (distinct == distinct[:, :1]).all(1) & (distinct[:, 0] >= self.first)
         rest = [self.outputs(part).pooler_output for part in distinct[~known].split(self.rows_at_once)]

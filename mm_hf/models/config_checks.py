@@ -1,6 +1,6 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""What the values of a config may be: checked before a module is built or memory is taken, and told in one line."""
+"""Checks the values of a config before a module is built or memory is used. Errors take one line."""
 
 import functools
 import math
@@ -23,7 +23,7 @@ from .files import MAX_DEPTH, is_too_deep
 from .names import did_you_mean, shown
 
 
-# Far above what is trained, and far below what no machine has.
+# Far above any size that is trained, and below the point where no machine has the memory.
 MAX_LAYERS = 999
 MAX_WIDTH = 2**16
 MAX_LABELS = 100_000
@@ -33,7 +33,7 @@ MAX_PARAMETERS = 200 * 10**9
 
 SHARE = (0, 1)
 FINITE = 1e30
-# The least and the most that a number of a config may be; None, where a key may be left out, is neither.
+# The lowest and the highest value of each number in a config. None, for keys that may be left out, is always allowed.
 FUSION_RANGES = {
     "hidden_size": (1, MAX_WIDTH),
     "num_hidden_layers": (0, MAX_LAYERS),
@@ -43,7 +43,7 @@ FUSION_RANGES = {
     "attention_probs_dropout_prob": SHARE,
     "layer_norm_eps": (0, 1),
     "initializer_range": (0, FINITE),
-    "memory_layers": (-math.inf, MAX_LAYERS),  # `validate_architecture` says what else they must be
+    "memory_layers": (-math.inf, MAX_LAYERS),  # `validate_architecture` checks its other rules
     "num_latents": (1, MAX_WIDTH),
 }
 MODEL_RANGES = {
@@ -54,13 +54,13 @@ MODEL_RANGES = {
     "focal_gamma": (0, FINITE),
     "mixup_alpha": (0, FINITE),
     "projection_dim": (1, MAX_WIDTH),
-    "logit_scale_init_value": (-80, 80),  # beyond, its exponential is no float32
+    "logit_scale_init_value": (-80, 80),  # outside, its exponential does not fit into float32
     "matching_weight": (0, FINITE),
     "vocab_size": (1, MAX_WORDS),
     "ctc_stride": (1, MAX_WIDTH),
 }
-# Of encoders and decoders, whose keys are the library's: what names of this form may be. Some keys that mean a place
-# and not a number of things (`feature_layer`) are negative; they are not among these.
+# For encoders and decoders, whose keys belong to transformers: ranges for keys with such names. Some keys that mean a
+# position and not a number of things (`feature_layer`) may be negative; they are not included.
 PART_RANGES = (
     (re.compile(r"(num_|n_)?(hidden_|encoder_|decoder_)?layers?|depths?"), (0, MAX_LAYERS)),
     (re.compile(r"(num_|n_)?(encoder_|decoder_)?(attention_)?heads?"), (1, MAX_WIDTH)),
@@ -77,17 +77,17 @@ PART_RANGES = (
 
 
 class ConfigError(StrictDataclassFieldValidationError, ValueError):
-    """A value that a key of a config cannot have. (The library's own error for a value of the wrong type is no
+    """A value that a config key cannot have. (The library's own error for a value of the wrong type is not a
     ValueError, and takes two lines.)"""
 
     def __init__(self, message: str):
-        Exception.__init__(self, " ".join(message.split()))  # not that of the parent, which makes two lines
+        Exception.__init__(self, " ".join(message.split()))  # the parent's __init__ would make two lines
 
 
 def told_in_one_line(config_class: type) -> type:
-    """Decorates a strict config: a value of the wrong type is a `ConfigError` that names the key, what came and the
-    type, when the config is made and when a value is set."""
-    strict: Any = config_class  # whose methods mypy does not see
+    """Decorates a strict config: a value of the wrong type raises a `ConfigError`, both when the config is made and
+    when a value is set. The error names the key, the value and the allowed type."""
+    strict: Any = config_class  # mypy does not see its methods
     assign, validate, fields = strict.__setattr__, strict.validate, strict.__dataclass_fields__
 
     @functools.wraps(assign)
@@ -118,8 +118,8 @@ def told_in_one_line(config_class: type) -> type:
 
 
 def check_number(name: str, value: Any, low: float, high: float):
-    """Refuses a number that is not between two others, NaN among them: names the key, what came and what is
-    allowed."""
+    """Refuses a number that is not between two others; also NaN. The error names the key, the value and the allowed
+    range."""
     if low <= value <= high:
         return
     if high == 1 or value != value:
@@ -130,7 +130,7 @@ def check_number(name: str, value: Any, low: float, high: float):
 
 
 def check_ranges(config: PreTrainedConfig, ranges: Mapping[str, tuple[float, float]], prefix: str = ""):
-    """Refuses numbers of a config that are out of their range; `prefix` stands before the key in the message."""
+    """Refuses numbers of a config that are out of range; `prefix` comes before the key in the message."""
     for name, (low, high) in ranges.items():
         value = getattr(config, name)
         if value is not None:
@@ -145,22 +145,22 @@ def check_activation(name: str, value: str):
 
 
 def check_parameters(count: float, what: str):
-    """Refuses to build what has more parameters than any machine can hold; infinite: more than can be counted."""
+    """Refuses to build a model with more parameters than any machine can hold. Infinite: too many to count."""
     if count == math.inf:
-        raise ConfigError(f"{what} would have more parameters by its config than can be counted: look at its sizes.")
+        raise ConfigError(f"{what} would have more parameters than can be counted: check the sizes in its config.")
     if count > MAX_PARAMETERS:
         raise ConfigError(
-            f"{what} would have {count / 1e9:,.0f} billion parameters by its config, and at most "
-            f"{MAX_PARAMETERS / 1e9:,.0f} billion are built: look for a size or a number of layers that is mistyped."
+            f"{what} would have {count / 1e9:,.0f} billion parameters by its config. The limit is "
+            f"{MAX_PARAMETERS / 1e9:,.0f} billion: look for a mistyped size or number of layers."
         )
 
 
 def check_given(values: Mapping[str, Any], prefix: str = ""):
-    """Looks at the keys of a config before anything is made of them: the library would make a name for each of
-    `num_labels`, and would end at its depth with an error about itself."""
+    """Checks the given config values before anything is built from them. The library would make a name for each of
+    `num_labels`, and would fail on deeply nested values with an error about its own code."""
     for name, value in values.items():
         if is_too_deep(value):
-            raise ConfigError(f"{prefix}{name} has lists or dicts in one another, more than {MAX_DEPTH} deep.")
+            raise ConfigError(f"{prefix}{name} has lists or dicts nested more than {MAX_DEPTH} deep: flatten it.")
         if name == "num_labels":
             check_num_labels(value, prefix)
         elif isinstance(value, dict) and str(name).endswith("_config"):
@@ -168,24 +168,24 @@ def check_given(values: Mapping[str, Any], prefix: str = ""):
 
 
 def check_num_labels(value: Any, prefix: str = ""):
-    """Refuses what is no number of labels."""
+    """Refuses a value that is not a number of labels."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise ConfigError(
-            f"{prefix}num_labels must be a whole number, got {type(value).__name__} {shown(value)}; where id2label "
-            "names the labels, leave it out."
+            f"{prefix}num_labels must be a whole number, got {type(value).__name__} {shown(value)}; if id2label names "
+            "the labels, leave num_labels out."
         )
     check_number(f"{prefix}num_labels", value, 0, MAX_LABELS)
 
 
 def build_part(key: str, spec: SubConfigSpec, value: Any) -> PreTrainedConfig:
-    """The sub-config that a dict stands for, or a config as it is.
+    """Makes the sub-config from a dict; a config is returned as it is.
 
     Raises:
-        ConfigError: it is of no type that the library knows, or has a value that its type refuses.
+        ConfigError: the library does not know its type, or its type refuses a value.
     """
     if isinstance(value, dict):
         model_type = value.get("model_type", spec.model_type)
-        of_one_type = issubclass(spec.config_class, PreTrainedConfig)  # one type alone, which AutoConfig need not know
+        of_one_type = issubclass(spec.config_class, PreTrainedConfig)  # a single type, which AutoConfig may not know
         if not of_one_type and not (isinstance(model_type, str) and model_type in CONFIG_MAPPING):
             meant = did_you_mean(model_type, list(CONFIG_MAPPING)) if isinstance(model_type, str) else ""
             raise ConfigError(f"{key}: the library has no model type {shown(model_type)}.{meant}")
@@ -201,8 +201,8 @@ def build_part(key: str, spec: SubConfigSpec, value: Any) -> PreTrainedConfig:
 
 
 def check_part(key: str, config: PreTrainedConfig):
-    """Refuses what no encoder or decoder, whose config stands under a key, can have among its numbers: sizes and
-    numbers of things that are not at least 1, shares outside of 0 to 1, NaN."""
+    """Refuses numbers that the config of an encoder or decoder (under a key) cannot have: sizes and counts below 1,
+    shares outside of 0 to 1, NaN."""
     for name, value in vars(config).items():
         if isinstance(value, PreTrainedConfig):
             check_part(f"{key}.{name}", value)
@@ -220,27 +220,27 @@ def check_part(key: str, config: PreTrainedConfig):
 def read_labels(
     id2label: Mapping[Any, str] | None, label2id: Mapping[str, Any] | None
 ) -> tuple[dict[int, str] | None, dict[str, int] | None]:
-    """The names of the labels by number, and the numbers by name, each from the other where one is not given.
+    """The names of the labels by number, and the numbers by name. If one is not given, it follows from the other.
 
     Args:
-        id2label: numbers from 0 on, as JSON has them too (`"0"`).
-        label2id: the same the other way round. What the library made up (`LABEL_0`) gives way to `id2label`.
+        id2label: keys are numbers from 0 on; also as texts, as in JSON (`"0"`).
+        label2id: the same, from name to number. Names that the library made up (`LABEL_0`) are replaced by `id2label`.
 
     Raises:
-        ConfigError: a number that is missing, a name that two numbers have, or two answers to which is which.
+        ConfigError: a number is missing, two numbers have the same name, or the two dicts contradict each other.
     """
     if id2label is None:
         if label2id is None:
             return None, None
         if len({str(number) for number in label2id.values()}) < len(label2id):
-            raise ConfigError(f"label2id gives one number to several names: {shown(dict(label2id))}.")
+            raise ConfigError(f"label2id has one number for several names: {shown(dict(label2id))}.")
         id2label = {number: name for name, number in label2id.items()}
     check_number("the number of labels in id2label", len(id2label), 0, MAX_LABELS)
     names: dict[int, str] = {}
     for key, name in id2label.items():
         plain = isinstance(key, int) or (isinstance(key, str) and key.isdecimal() and key.isascii() and len(key) < 10)
         if isinstance(key, bool) or not plain or (isinstance(key, str) and str(int(key)) != key):
-            raise ConfigError(f"id2label: its keys must be whole numbers from 0 on, got {shown(key)}.")
+            raise ConfigError(f"id2label: keys must be whole numbers from 0 on, got {shown(key)}.")
         if not isinstance(name, str):
             raise ConfigError(f"id2label: a name must be a text, got {shown(name)} for {key}.")
         names[int(key)] = name
@@ -253,7 +253,7 @@ def read_labels(
     if len(numbers) < len(names):
         number = next(number for number, name in names.items() if numbers[name] != number)
         raise ConfigError(
-            f"id2label: labels need names of their own, and {number} and {numbers[names[number]]} are both "
+            f"id2label: each label needs its own name, but {number} and {numbers[names[number]]} are both "
             f"{names[number]!r:.80}."
         )
     if label2id and any(name != f"LABEL_{number}" for name, number in label2id.items()):
@@ -262,13 +262,13 @@ def read_labels(
             name = next(name for name in {**told, **numbers} if told.get(name) != str(numbers.get(name)))
             raise ConfigError(
                 f"label2id and id2label disagree about {name!r:.80}: {shown(label2id.get(name))} and "
-                f"{numbers.get(name)}. Give id2label alone, and label2id follows."
+                f"{numbers.get(name)}. Give only id2label; label2id follows from it."
             )
     return names, numbers
 
 
 def has_finite(values: Any, count: int | None = None) -> bool:
-    """Whether this is a list (or an array) of finite numbers, and of so many."""
+    """Whether this is a list (or an array) of finite numbers, with the given length."""
     values = values.tolist() if hasattr(values, "tolist") else values
     return (
         isinstance(values, (list, tuple))
@@ -279,7 +279,7 @@ def has_finite(values: Any, count: int | None = None) -> bool:
 
 
 def is_finite(number: Any) -> bool:
-    """Whether a number is finite as a float has it: a whole number may be too large for one."""
+    """Whether a number is finite as a float: a whole number may be too large for one."""
     try:
         return math.isfinite(number)
     except OverflowError:

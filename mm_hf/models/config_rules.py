@@ -1,6 +1,6 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""Whether the keys of a model's config fit together: names of modalities, settings of the loss, tasks, labels."""
+"""Checks that the keys of a model's config fit together: names of modalities, settings of the loss, tasks, labels."""
 
 import copy
 import math
@@ -19,12 +19,12 @@ from .vision import Vision
 
 POOLINGS = ("cls", "last", "mean")
 FEATURE_JOINS = ("tokens", "channels")
-NO_LABELS = {0: "LABEL_0", 1: "LABEL_1"}  # what the library takes where a config names none, and does not write
+NO_LABELS = {0: "LABEL_0", 1: "LABEL_1"}  # the library uses these if a config names none, and does not save them
 
 
 def check_common(config: Any):
-    """Refuses values of the wrong kind among the keys that all configs of the library have, which it does not
-    check."""
+    """Refuses values of the wrong type under the keys that all configs of the library have; the library does not
+    check them."""
     for name in ("id2label", "label2id"):
         if not isinstance(getattr(config, name), (dict, type(None))):
             kind = "numbers to names" if name == "id2label" else "names to numbers"
@@ -38,12 +38,12 @@ def check_common(config: Any):
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         raise ConfigError(f"architectures must be a list of names, got {shown(names)}.")
     if isinstance(config.dtype, str) and not isinstance(getattr(torch, config.dtype, None), torch.dtype):
-        raise ConfigError(f"dtype must be the name of a type of torch, such as float32, got {config.dtype!r:.80}.")
+        raise ConfigError(f"dtype must be the name of a torch dtype, such as float32, got {config.dtype!r:.80}.")
 
 
 def without_labels(config: Any) -> Any:
-    """The config of an encoder or decoder without the labels of a head that it once had, which no token depends on:
-    ImageNet's 1,000 names are 40 of the 53 KB of a config.json. The same object where it has none, else a copy."""
+    """The config of an encoder or decoder without the labels of a head that it once had. No token depends on them, and
+    ImageNet's 1,000 names are 40 of the 53 KB of a config.json. The same object if it has none, else a copy."""
     extra = [name for name in ("problem_type", "task_specific_params") if getattr(config, name, None) is not None]
     if not extra and config.id2label in (None, NO_LABELS):
         return config
@@ -55,8 +55,8 @@ def without_labels(config: Any) -> Any:
 
 
 def check_losses(config: Any):
-    """Checks what shapes the loss: ranges, one value a class, and that the problem has such a setting. Brings the
-    tasks into the order of their names."""
+    """Checks the settings of the loss: their ranges, one value per class, and whether the problem has such a setting.
+    Sorts the tasks by name."""
     if not 0 <= config.mixup_alpha < math.inf:
         raise ValueError(f"mixup_alpha must be 0 (off) or a positive number, got {config.mixup_alpha}.")
     check_loss_ranges(config.loss_settings, config.num_labels)
@@ -66,7 +66,7 @@ def check_losses(config: Any):
     read_confidence(config.confidence)
     if not 0 <= config.matching_weight < math.inf or config.projection_dim < 1:
         raise ValueError(
-            "matching_weight must be a number from 0 up and projection_dim at least 1, got "
+            "matching_weight must be a finite number of at least 0 and projection_dim at least 1, got "
             f"{config.matching_weight} and {config.projection_dim}."
         )
     if config.task_weighting not in TASK_WEIGHTINGS:
@@ -74,17 +74,19 @@ def check_losses(config: Any):
         raise ValueError(f"task_weighting must be one of {TASK_WEIGHTINGS}, got {config.task_weighting!r}.{meant}")
     if config.tasks is None:
         return
-    # JSON sorts its keys: in any other order a checkpoint would come back with its tasks in another one.
+    # JSON sorts its keys: in any other order, a loaded checkpoint would have its tasks in a different order.
     config.tasks = {name: config.tasks[name] for name in sorted(config.tasks)}
     weighted = [name for name, task in read_tasks(config.tasks).items() if task.weight != 1]
     if weighted and config.task_weighting == "uncertainty":
-        raise ValueError(f"task_weighting is 'uncertainty', which learns the weights, but {weighted} have one.")
+        raise ValueError(
+            f"task_weighting 'uncertainty' learns the weights, but {weighted} have a weight of their own: remove it."
+        )
     if set_for_one := [name for name in (*LOSS_SETTINGS, "label_mean", "confidence") if getattr(config, name)]:
-        raise ValueError(f"{set_for_one[0]} is for a single task: with tasks, each has its own among its keys.")
+        raise ValueError(f"{set_for_one[0]} is for a single task: with several tasks, set it in each task.")
 
 
 def check_architecture(config: Any):
-    """Checks the names of modalities that stand in the config."""
+    """Checks the names of modalities in the config."""
     fusion, dropout = config.fusion_module_config, config.fusion_module_config.modality_dropout
     by_modality = ("trained_layers", "pooling", "encode_by_length", "seeded_encoders", "places")
     named = {
@@ -114,7 +116,7 @@ def check_architecture(config: Any):
         )
     if config.vision_feature_layer == []:
         raise ValueError(
-            "vision_feature_layer must name one layer at least, got []; left out, the last state is used."
+            "vision_feature_layer must name at least one layer, got []; left out, the last state is used."
         )
     if config.vision_feature_layer is not None and config.vision_config is None:
         raise ValueError(f"vision_feature_layer is {config.vision_feature_layer}, but there is no vision_config.")
@@ -125,16 +127,16 @@ def check_architecture(config: Any):
 
 
 def check_memory(config: Any):
-    """Checks that what the fusion does with its memory has something to work on."""
+    """Checks that the settings of the fusion's memory have something to work on."""
     fusion = config.fusion_module_config
     memory = [name for name in config.modalities if name != fusion.query_modality]
     if fusion.memory_layers and not memory:
         raise ValueError(
-            f"fusion_module_config.memory_layers is {fusion.memory_layers}, but {fusion.query_modality} asks and "
-            "there is no other modality that it could look at."
+            f"fusion_module_config.memory_layers is {fusion.memory_layers}, but the only modality is the query, "
+            f"{fusion.query_modality}: set memory_layers to 0, or add a modality."
         )
     if fusion.distance_bias and (config.num_images > 1 or Vision.name not in memory):
         raise ValueError(
-            "fusion_module_config.distance_bias is for the places of one picture that another modality asks; got "
-            f"num_images {config.num_images}, modalities {config.modalities}, of which {fusion.query_modality} asks."
+            "fusion_module_config.distance_bias needs one picture per row, and another modality as the query; got "
+            f"num_images {config.num_images}, modalities {config.modalities}, query_modality {fusion.query_modality}."
         )

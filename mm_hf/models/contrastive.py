@@ -1,6 +1,6 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""What pairs of two modalities are trained with: the contrastive loss over all processes, and hard negatives.
+"""Training on pairs of two modalities: the contrastive loss over all processes, and hard negatives.
 
 Notation used for tensor shapes: `R` pairs of this process; `G` pairs of all processes; `E` width of the embeddings.
 """
@@ -14,23 +14,23 @@ from torch.distributed.nn.functional import all_gather
 
 
 def world_size() -> int:
-    """How many processes there are."""
+    """The number of processes."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which of them this is."""
+    """The number of this process."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 @dataclass
 class Pairs:
-    """Pairs that belong together, one a row.
+    """Pairs that belong together, one per row.
 
     Args:
-        queries, items: `(R, E)`, embeddings of length 1, of the texts and of what they are paired with.
-        query_ids, item_ids: `(R,)` int64: equal numbers are the same text, the same image, on whatever process.
-        valid: `(R,)` bool, False for a row that only keeps a place.
+        queries, items: `(R, E)`, embeddings of length 1: of the texts, and of the items that they are paired with.
+        query_ids, item_ids: `(R,)` int64: equal numbers mean the same text or the same image, on every process.
+        valid: `(R,)` bool, False for a row that only fills a place.
     """
 
     queries: torch.Tensor
@@ -40,11 +40,11 @@ class Pairs:
     valid: torch.Tensor
 
     def turned(self) -> "Pairs":
-        """The same with the items asking."""
+        """The same pairs, with the items as queries."""
         return Pairs(self.items, self.queries, self.item_ids, self.query_ids, self.valid)
 
     def of_all_processes(self) -> "Pairs":
-        """The pairs of all processes, in the order of their ranks, with gradients to where they came from."""
+        """The pairs of all processes, in the order of their ranks. Gradients flow back to the process of each pair."""
         if world_size() == 1:
             return self
         size = torch.tensor([len(self.valid)], device=self.valid.device)
@@ -54,7 +54,7 @@ class Pairs:
         gathered = {}
         for field in fields(self):
             values = getattr(self, field.name)
-            # Collectives take tensors of one shape; places that are added are not valid.
+            # Collectives need tensors of one shape; the rows added for this are not valid.
             padded = nn.functional.pad(values, (0, 0) * (values.ndim - 1) + (0, longest - len(values)))
             if values.is_floating_point():
                 parts = list(all_gather(padded))
@@ -66,13 +66,13 @@ class Pairs:
         return Pairs(**gathered)
 
     def choices(self) -> torch.Tensor:
-        """Which items are to be chosen from, `(R,)` bool: each once, though several pairs have it."""
+        """Which items are candidates, `(R,)` bool: each item once, even if several pairs contain it."""
         same = (self.item_ids[:, None] == self.item_ids) & self.valid & self.valid[:, None]
         return self.valid & ~same.tril(-1).any(1)
 
     def positives(self, others: "Pairs") -> torch.Tensor:
-        """Whether the text of each pair belongs to the item of each other pair, `(R, G)` bool: where some pair of all
-        joins the two."""
+        """Whether the text of each pair belongs to the item of each other pair, `(R, G)` bool: if any pair, on any
+        process, joins the two."""
         same_query = (self.query_ids[:, None] == others.query_ids) & others.valid  # (R, G)
         same_item = others.item_ids[:, None] == others.item_ids  # (G, G)
         return (same_query.float() @ same_item.float()) > 0
@@ -82,13 +82,14 @@ def contrastive_loss(
     pairs: Pairs, logit_scale: torch.Tensor, count: torch.Tensor | float, everything: Pairs | None = None
 ) -> torch.Tensor:
     """Image-text contrastive loss (InfoNCE in both directions: CLIP, Radford et al. 2021, figure 3), over the distinct
-    items of all processes. All that belong to a text share its target (as in BLIP's retrieval, Li et al. 2022):
+    items of all processes. All items that belong to a text share its target (as in BLIP's retrieval, Li et al. 2022):
     several captions of one image are not negatives of each other.
 
     Args:
-        pairs: of this process.
-        logit_scale: `()`, by which similarities are multiplied.
-        count: pairs of all processes (as `num_items_in_batch`), by which the sum over this process's is divided.
+        pairs: the pairs of this process.
+        logit_scale: `()`, the factor of the similarities.
+        count: the number of pairs of all processes (as `num_items_in_batch`); the sum over this process is divided by
+            it.
         everything: the pairs of all processes, if they were gathered before.
 
     Returns:
@@ -108,14 +109,14 @@ def contrastive_loss(
 
 @torch.no_grad()
 def hard_negatives(pairs: Pairs, logit_scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """For each text the row, `(R,)` int64, of an item that it does not belong to, drawn among those of this process:
-    the more similar, the more often (ALBEF, Li et al. 2021, section 3.2). And `(R,)` bool, whether there was one to
-    take."""
+    """Draws, for each text, the row `(R,)` int64 of an item that does not belong to it, from the items of this
+    process. The more similar an item is, the more often it is drawn (ALBEF, Li et al. 2021, section 3.2). Also returns
+    `(R,)` bool: whether there was such an item."""
     candidates = pairs.choices() & ~pairs.positives(pairs)
     logits = logit_scale * pairs.queries.float() @ pairs.items.float().T
     weights = logits.masked_fill(~candidates, torch.finfo(logits.dtype).min).softmax(-1) * candidates
     has_candidate = candidates.any(-1) & pairs.valid
-    # A similarity that is far from the best one's has a weight of zero: then all candidates are alike.
+    # A similarity far below the best one has a weight of zero: if all are zero, all candidates get equal weights.
     weights = torch.where(weights.sum(-1, keepdim=True) > 0, weights, candidates.float())
     weights = torch.where(has_candidate[:, None], weights, torch.ones_like(weights))
     return weights.multinomial(1).squeeze(1), has_candidate

@@ -1,6 +1,6 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""What answers cost, and the answer of least expected cost."""
+"""Costs of answers, and the answer with the least expected cost."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,26 +16,27 @@ ABSTAIN, WRONG = "abstain", "wrong"
 
 @dataclass(frozen=True)
 class Costs:
-    """What answers cost, in any unit.
+    """The costs of answers, in any unit.
 
     Args:
-        wrong: of each class, in the order of their numbers, the cost of another answer where it is the truth.
-        abstain: the cost of no answer.
+        wrong: for each class, in the order of the class numbers: the cost of another answer if this class is the
+            truth.
+        abstain: the cost of giving no answer.
     """
 
     wrong: tuple[float, ...]
     abstain: float
 
     def decide(self, chances: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The answer of the least expected cost (Chow 1970): of a class what all others would cost, each by its
-        probability.
+        """The answer with the least expected cost (Chow 1970). The expected cost of answering a class is the sum, over
+        all other classes, of their cost times their probability.
 
         Args:
             chances: probabilities of the classes, `(N, C)`.
 
         Returns:
-            the class, `(N,)` int64, which need not be the likeliest one; whether no answer is cheaper, `(N,)` bool;
-            the expected cost of what is done, `(N,)`.
+            the class, `(N,)` int64, which need not be the likeliest one; whether giving no answer is cheaper, `(N,)`
+            bool; the expected cost of the decision, `(N,)`.
         """
         weighed = chances.double() * torch.tensor(self.wrong, dtype=torch.float64)
         best, answers = weighed.max(-1)
@@ -43,15 +44,15 @@ class Costs:
         return answers, expected > self.abstain, expected.clamp(max=self.abstain)
 
     def measure(self, chances: torch.Tensor, truths: torch.Tensor) -> dict[str, float]:
-        """What is paid, a row on average, on rows whose truth is known.
+        """The average cost per row, on rows with a known true class.
 
         Args:
             chances: see `decide`.
-            truths: their classes, `(N,)` int64.
+            truths: their true classes, `(N,)` int64.
 
         Returns:
-            `cost` of what `decide` does, which answers the share `answered`, and `expected`, what that expects; the
-            cost of `always` giving the likeliest class, and of `never` giving any.
+            `cost` of the decisions of `decide`, which answer the share `answered`, and `expected`, the cost that it
+            expects; the cost of `always` answering the likeliest class, and of `never` answering.
         """
         answers, abstains, expected = self.decide(chances)
         wrong = torch.tensor(self.wrong, dtype=torch.float64)[truths]
@@ -66,16 +67,16 @@ class Costs:
 
 
 def costs_of(source: str, table: Any, names: Sequence[str]) -> Costs:
-    """The costs of a table `{"wrong": {"cat": 5, "dog": 1}, "abstain": 0.5}`, where one number in place of the classes
-    stands for all of them.
+    """The costs from a table `{"wrong": {"cat": 5, "dog": 1}, "abstain": 0.5}`. One number instead of the dict of
+    classes is used for all classes.
 
     Args:
-        source: what errors call it.
-        table: such a dict.
-        names: of the classes, in the order of their numbers.
+        source: the name of the table in errors.
+        table: the dict.
+        names: the classes, in the order of their numbers.
 
     Raises:
-        ValueError: it lacks a class, has one that is not known, or a cost below 0.
+        ValueError: a class is missing or unknown, or a cost is below 0.
     """
     if not isinstance(table, Mapping) or set(table) != {WRONG, ABSTAIN}:
         raise ValueError(f"{source} must have the keys {WRONG} and {ABSTAIN}, got {shown(table)}.")
@@ -85,12 +86,12 @@ def costs_of(source: str, table: Any, names: Sequence[str]) -> Costs:
     for name in wrong:
         if name not in names:
             raise ValueError(
-                f"{source} has a cost for {name!r}, which is no class; known are {shown(list(names))}."
+                f"{source} has a cost for {name!r}, which is not a class; the classes are {shown(list(names))}."
                 f"{did_you_mean(name, names)}"
             )
     if missing := [name for name in names if name not in wrong]:
-        raise ValueError(f"{source} has no cost for {missing[0]!r}: each class needs one, 0 among them.")
+        raise ValueError(f"{source} has no cost for {missing[0]!r}: each class needs one, which may be 0.")
     for name, cost in {**wrong, ABSTAIN: table[ABSTAIN]}.items():
         if isinstance(cost, bool) or not isinstance(cost, (int, float)) or not 0 <= cost < 1e30:
-            raise ValueError(f"{source}: the cost of {name!r} must be a number from 0 up, got {shown(cost)}.")
+            raise ValueError(f"{source}: the cost of {name!r} must be a number of at least 0, got {shown(cost)}.")
     return Costs(tuple(float(wrong[name]) for name in names), float(table[ABSTAIN]))

@@ -1,6 +1,6 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""Speech to text, one letter a moment of the sound: connectionist temporal classification.
+"""Speech to text, one token per moment of the sound: connectionist temporal classification (CTC).
 
 Notation used for tensor shapes: see `modeling_outputs`; `A` tokens of the sound; `C` tokens of the vocabulary; `S`
 tokens of the text.
@@ -30,28 +30,28 @@ logger = logging.get_logger(__name__)
 
 
 class MMFusionForCTC(MMFusionPreTrainedModel):
-    """Writes down what is said, in the order in which it is said (Graves et al. 2006).
+    """Transcribes speech, in the order in which it is spoken (Graves et al. 2006).
 
-    Each token of the sound, as the fusion gives it with the fused vector added, says a token of the text or that there
-    is none (`config.pad_token_id`, the blank); with `config.ctc_stride` the mean of several neighbours does. The text
-    is what is left once repeats and blanks are taken out, so it cannot be longer than the sound has such tokens. Other
-    modalities are context: `from_encoders_pretrained` lets the sound ask and the others answer.
+    Each token of the sound, with the fused vector added, predicts a token of the text, or the blank (no token,
+    `config.pad_token_id`). With `config.ctc_stride`, the mean of several neighbouring tokens predicts it. The text is
+    the predicted tokens without repeats and blanks, so it has at most as many tokens as the sound. The other
+    modalities are context: in `from_encoders_pretrained` the sound is the query modality.
     """
 
     def __init__(self, config: MMFusionConfig):
         super().__init__(config)
         if Sound.name not in config.modalities:
-            raise ValueError(f"MMFusionForCTC writes what is heard, and this config has {config.modalities} alone.")
+            raise ValueError(f"MMFusionForCTC transcribes sound, but this config has only {config.modalities}.")
         if (several := config.places_of(Sound.name)) > 1:
             raise ValueError(
-                f"MMFusionForCTC writes down one sound a row, and places[{Sound.name!r}] is {several}: leave it out. "
-                "MMFusionForConditionalGeneration writes about several."
+                f"MMFusionForCTC transcribes one sound per row, but places[{Sound.name!r}] is {several}: leave it "
+                "out. MMFusionForConditionalGeneration can write about several."
             )
         blank, size = config.pad_token_id, config.vocab_size
         if size is None or blank is None or not 0 <= blank < size:
             raise ValueError(
-                "MMFusionForCTC needs config.vocab_size, the tokens that it can write, and config.pad_token_id, one "
-                f"of them, for moments that say nothing; got {size} and {blank}."
+                "MMFusionForCTC needs config.vocab_size, the number of tokens that it can write, and "
+                f"config.pad_token_id, one of these tokens, as the blank; got {size} and {blank}."
             )
         self.model = MMFusionModel(config)
         width, eps = config.fusion_module_config.sizes().width, config.fusion_module_config.layer_norm_eps
@@ -63,34 +63,34 @@ class MMFusionForCTC(MMFusionPreTrainedModel):
 
     @classmethod
     def adapt_part_configs(cls, configs: dict[str, Any], kwargs: dict[str, Any]):
-        """See the method of the base class. The sound asks, unless the caller says otherwise."""
+        """See the method of the base class. The sound is the query modality, unless the caller sets another."""
         fusion = kwargs.get("fusion_module_config") or {}
         if isinstance(fusion, dict):
             kwargs["fusion_module_config"] = {"query_modality": Sound.name, **fusion}
 
     @property
     def blank(self) -> int:
-        """The token that says nothing; a model without one is not built."""
+        """The blank token; a model without one cannot be built."""
         return cast(int, self.config.pad_token_id)
 
     def last_layers(self) -> dict[str | None, tuple[nn.Module, TaskHead]]:
         return {None: (self.ctc_head, SpeechHead(cast(int, self.config.vocab_size)))}
 
     def get_encoder(self, modality: str | None = None) -> nn.Module:
-        """What the head reads: encode and fuse."""
+        """The part whose output the head reads: encode and fuse."""
         return self.model
 
     reads_tokens = True
 
     def answers_said(self, outputs, **settings):
-        """The tokens that it writes, `(B, S)`, the blank behind them; `settings` of `generate`."""
+        """The tokens of the text, `(B, S)`, padded with the blank; `settings` are those of `generate`."""
         return {None: self.generate(encoder_outputs=outputs, **settings)}
 
     def explained(self, outputs, said):
-        """The log probability of the text, by all ways to say it in time. It is no lower than that of a guess, one of
-        all tokens at every place of the text: a sound that is too short for the text, or none, cannot say it at
-        all."""
-        tokens = nn.functional.pad(said[None], (0, 1), value=self.blank)  # of no text at all too
+        """The log probability of the text, over all its alignments with the sound. It is at least that of a random
+        guess (a uniform choice among all tokens at every place of the text): if a sound is missing or too short for
+        the text, its probability would be 0."""
+        tokens = nn.functional.pad(said[None], (0, 1), value=self.blank)  # works for an empty text too
         heard = self(encoder_outputs=outputs)
         lengths = (tokens != self.blank).sum(1)
         losses = nn.functional.ctc_loss(
@@ -123,20 +123,20 @@ class MMFusionForCTC(MMFusionPreTrainedModel):
         sample_weight: torch.Tensor | None = None,
         **inputs,
     ) -> MMFusionCTCOutput:
-        """Says for each moment of the sound which token it is.
+        """Predicts the token of each moment of the sound.
 
         Args:
             input_ids: see `MMFusionModel.forward`.
-            labels: `(B, S)` int64, the text without start and end, -100 behind it, and all along a row without one.
-                The loss is that of CTC, divided by the number of tokens with a label. Rows whose text cannot fit into
-                their sound teach nothing, and a warning says so.
-            encoder_outputs: what `get_encoder()` gave, in place of the inputs.
+            labels: `(B, S)` int64, the text without start and end, padded with -100; all -100 for a row without a
+                text. The loss is the CTC loss, divided by the number of tokens with a label. Rows with a text that is
+                longer than their sound allows are not trained on; a warning says so.
+            encoder_outputs: the output of `get_encoder()`, instead of the inputs.
             num_items_in_batch: tokens with a label in the global batch, see `classification_loss`.
-            sample_weight: `(B,)` float, how much each row counts in the loss, in training alone.
+            sample_weight: `(B,)` float, the weight of each row in the loss, only in training.
             inputs: all other inputs of `MMFusionModel.forward`.
 
         Raises:
-            ValueError: labels that are no tokens of the vocabulary, or blanks.
+            ValueError: labels that are blanks or not tokens of the vocabulary.
         """
         if encoder_outputs is None:
             encoder_outputs = self.model(input_ids=input_ids, **inputs)
@@ -145,7 +145,7 @@ class MMFusionForCTC(MMFusionPreTrainedModel):
         states, mask = encoder_outputs.last_hidden_state, encoder_outputs.attention_mask
         ids = encoder_outputs.modality_ids
         if states is None or mask is None or ids is None:
-            raise ValueError("MMFusionForCTC reads tokens, and none were given: leave return_tokens out, or True.")
+            raise ValueError("MMFusionForCTC reads the fused tokens: leave return_tokens out, or set it to True.")
         heard = ids[0] == self.config.modalities.index(Sound.name)
         logits, mask = self.heard(states[:, heard], mask[:, heard], encoder_outputs.pooler_output)
         loss = None
@@ -165,10 +165,10 @@ class MMFusionForCTC(MMFusionPreTrainedModel):
     def heard(
         self, tokens: torch.Tensor, mask: torch.Tensor, pooled: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The logits of each moment, `(B, A', C)`, and which of them hear something, `(B, A')` bool.
+        """The logits of each moment, `(B, A', C)`, and which moments are not padding, `(B, A')` bool.
 
         Args:
-            tokens, mask: of the sound, as the fusion gives them, `(B, A, D)` and `(B, A)` bool.
+            tokens, mask: the fused tokens of the sound, `(B, A, D)`, and their mask `(B, A)` bool.
             pooled: the fused vector, `(B, D)`.
         """
         tokens, mask = average(tokens, mask, self.config.ctc_stride)
@@ -183,20 +183,20 @@ class MMFusionForCTC(MMFusionPreTrainedModel):
         max_new_tokens: int | None = None,
         **kwargs,
     ) -> torch.Tensor:
-        """Writes.
+        """Transcribes.
 
         Args:
-            inputs: `input_ids`, texts beside the sound.
-            num_beams: 1 takes the likeliest token of each moment; above 1 the likeliest text is sought among as many
-                (see `beam_search`).
-            max_new_tokens: tokens that a text is cut to.
+            inputs: `input_ids`, texts given in addition to the sound.
+            num_beams: 1 takes the likeliest token of each moment; above 1 searches for the likeliest text with this
+                number of beams (see `beam_search`).
+            max_new_tokens: the most tokens of a text; longer texts are cut.
             kwargs: inputs of `MMFusionModel.forward`, or `encoder_outputs` in place of them.
 
         Returns:
-            `(B, S)` int64 without start and end, `config.pad_token_id` behind a text.
+            `(B, S)` int64 without start and end, padded with `config.pad_token_id`.
 
         Raises:
-            ValueError: `num_beams` below 1; arguments that are none of the model's.
+            ValueError: `num_beams` is below 1, or the model has no such argument.
         """
         if num_beams < 1:
             raise ValueError(f"num_beams must be at least 1, got {num_beams}.")
@@ -223,8 +223,8 @@ class MMFusionForCTC(MMFusionPreTrainedModel):
 
 
 def average(tokens: torch.Tensor, mask: torch.Tensor, stride: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Means of as many neighbours as `stride`, padding left out: of tokens `(B, A, D)` and a mask `(B, A)` bool, `(B,
-    ⌈A / stride⌉, D)` and `(B, ⌈A / stride⌉)` bool."""
+    """Means of `stride` neighbours, without padding. From tokens `(B, A, D)` and a mask `(B, A)` bool to
+    `(B, ⌈A / stride⌉, D)` and `(B, ⌈A / stride⌉)` bool."""
     if stride == 1:
         return tokens, mask
     missing = -tokens.shape[1] % stride
@@ -242,34 +242,34 @@ def ctc_loss(
     num_items_in_batch: torch.Tensor | int | None = None,
     sample_weight: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The negative logarithm of a text's probability, summed over all ways to say it in time (Graves et al. 2006,
-    equations 3 and 12), over the rows; divided by the number of tokens, to which a batch in parts adds up.
+    """The negative log probability of a text over all its alignments with the sound (Graves et al. 2006, equations 3
+    and 12), summed over the rows and divided by the number of tokens. The losses of parts of a batch add up.
 
     Args:
         logits: `(B, A, C)`.
-        mask: `(B, A)` bool, true for sound; padding stands behind it.
+        mask: `(B, A)` bool, true for sound, false for padding at the end.
         labels: `(B, S)` int64, -100 behind the text.
-        blank: the token for moments that say nothing.
+        blank: the token for moments without a token of the text.
         num_items_in_batch: tokens with a label in the global batch; None: in this one.
-        sample_weight: `(B,)` float, how much each row counts.
+        sample_weight: `(B,)` float, the weight of each row.
 
     Raises:
-        ValueError: a label that is out of the vocabulary or the blank.
+        ValueError: a label that is outside of the vocabulary, or the blank.
     """
     labelled = labels != -100
     if ((labels < 0) | (labels >= logits.shape[-1]) | (labels == blank))[labelled].any():
         raise ValueError(
-            f"Labels of CTC are tokens from 0 to {logits.shape[-1] - 1} without the blank, {blank}; got "
+            f"Labels of CTC must be tokens from 0 to {logits.shape[-1] - 1} except the blank, {blank}; got "
             f"{sorted(set(labels[labelled].tolist()))}."
         )
     lengths, sounds = labelled.sum(1), mask.sum(1)
-    # Between two equal tokens there has to be a blank.
+    # Two equal tokens in succession need a blank between them.
     repeats = ((labels[:, 1:] == labels[:, :-1]) & labelled[:, 1:]).sum(1)
     fits = (lengths > 0) & (lengths + repeats <= sounds)
     if ((lengths > 0) & ~fits).any():
         logger.warning_once(
-            "Rows whose text has more tokens than their sound teach nothing: CTC writes at most one a token of the "
-            "sound. This is said once."
+            "Rows whose text has more tokens than their sound are not trained on: CTC writes at most one token of "
+            "text per token of sound. This is said once."
         )
     losses = nn.functional.ctc_loss(
         logits.float().log_softmax(-1).transpose(0, 1),  # (A, B, C)
@@ -288,16 +288,16 @@ def ctc_loss(
 
 
 def beam_search(scores: torch.Tensor, beams: int, blank: int) -> list[tuple[list[int], float]]:
-    """The likeliest texts, up to `beams` of them, with the logarithms of their probabilities, the likeliest first:
-    unlike the likeliest token of each moment, a text counts with all ways to say it in time (prefix beam search,
-    Hannun et al. 2014, algorithm 1, without a language model).
+    """The likeliest texts, up to `beams` of them, each with the logarithm of its probability, likeliest first. Unlike
+    the likeliest token of each moment, this counts all alignments of a text (prefix beam search, Hannun et al. 2014,
+    algorithm 1, without a language model).
 
     Args:
-        scores: `(A, C)` float32, logarithms of the probabilities of tokens.
-        beams: texts that are followed at a time, and tokens of each moment that may go on with them.
+        scores: `(A, C)` float32, log probabilities of the tokens.
+        beams: how many texts are followed at a time, and how many tokens of each moment may continue them.
     """
-    # By text the scores of its ways that end in a blank, and of those that end in its last token: only the former can
-    # go on with that very token.
+    # Per text: the scores of its alignments that end in a blank, and of those that end in its last token. Only the
+    # former can be followed by the same token again.
     hypotheses: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, -math.inf)}
     for moment in scores:
         best = moment.topk(min(beams, len(moment)))
@@ -323,7 +323,7 @@ def beam_search(scores: torch.Tensor, beams: int, blank: int) -> list[tuple[list
 
 
 def log_add(a: float, b: float) -> float:
-    """The logarithm of the sum of what two logarithms stand for."""
+    """The logarithm of the sum of two values that are given as logarithms."""
     low, high = min(a, b), max(a, b)
     return high if low == -math.inf else high + math.log1p(math.exp(low - high))
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""Dates and times of a table: how they are written, and their parts as numbers."""
+"""Dates and times in a table: their formats, and their conversion to numbers."""
 
 import math
 import re
@@ -20,7 +20,7 @@ ISO = "ISO 8601"  # 2024-06-15, 2024-06-15 08:30:00, 2024-06-15T08:30:00.5+02:00
 ISO_FORM = re.compile(
     r"(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}:\d{2})(:\d{2})?(?:[.,](\d{1,9}))?(?: ?(Z|[+-]\d{2}(?::?\d{2})?))?)?", re.ASCII
 )
-# All else that is read, as strptime has it. Of two where day and month change places the values tell which it is.
+# All other formats that are read, in the notation of strptime. If day and month can be swapped, the values decide.
 DAYS = (
     *("%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%Y/%m/%d", "%m-%d-%Y", "%d-%m-%Y", "%Y.%m.%d"),
     *("%d.%m.%y", "%m/%d/%y", "%d/%m/%y"),
@@ -29,26 +29,26 @@ DAYS = (
 )
 TIMES = ("", "%H:%M:%S", "%H:%M", "%I:%M %p", "%I:%M:%S %p", "%H:%M:%S.%f", "%H:%M:%S %z")
 FORMATS = tuple(f"{day} {time}".strip() for time, day in product(TIMES, DAYS))
-PADDED = re.compile(r"\d\d[./]\d\d[./]\d\d(?!\d)", re.ASCII)  # with two digits of the year; "1.2.10" is a version
-LONGEST = 40  # letters of a date
-LOOKED_AT = 50  # distinct texts by which a format is chosen among all
+PADDED = re.compile(r"\d\d[./]\d\d[./]\d\d(?!\d)", re.ASCII)  # a year of two digits; "1.2.10" is a version
+LONGEST = 40  # characters of the longest date
+LOOKED_AT = 50  # how many distinct texts are used to choose a format
 DAY = 24 * 60 * 60
 YEAR = 365.25
-OF_A_DATE, OF_A_TIME = 5, 7  # numbers that a date becomes, and one with a time of day
+OF_A_DATE, OF_A_TIME = 5, 7  # how many numbers represent a date, and a date with a time of day
 
 
 class AmbiguousDatesError(ValueError):
-    """Dates of which nobody can know which number is the day."""
+    """Dates from which one cannot see which number is the day."""
 
 
 @dataclass
 class DateColumn:
-    """What a column of dates is like.
+    """The properties of a column of dates.
 
     Args:
-        format: how texts of it are written: `ISO`, or as strptime has it. ISO is understood beside it.
-        mean, std: of its training values, in days since 1970.
-        hours: some of these have a time of day.
+        format: the format of its texts: `ISO`, or in the notation of strptime. ISO is always understood too.
+        mean, std: of the training values, in days since 1970.
+        hours: whether some training values have a time of day.
     """
 
     format: str
@@ -58,15 +58,15 @@ class DateColumn:
 
     @property
     def size(self) -> int:
-        """Numbers that a date becomes."""
+        """How many numbers represent a date."""
         return OF_A_TIME if self.hours else OF_A_DATE
 
     @classmethod
     def of(cls, name: str, value: Any) -> "DateColumn":
-        """From what JSON keeps; `name` of the column, for messages.
+        """Reads the JSON form; `name` is the column's, for messages.
 
         Raises:
-            ValueError: it is none.
+            ValueError: it is not a valid JSON form.
         """
         if isinstance(value, DateColumn):
             return value
@@ -77,8 +77,8 @@ class DateColumn:
         scale = [value["mean"], value["std"]]
         if value["format"] != ISO and value["format"] not in FORMATS:
             raise ValueError(
-                f"table_schema: column {name!r:.80} has the date format {shown(value['format'])}; known are {ISO!r} "
-                f"and what mm_hf.models.dates lists, such as {FORMATS[0]!r}."
+                f"table_schema: column {name!r:.80} has the date format {shown(value['format'])}; allowed are {ISO!r} "
+                f"and the formats of mm_hf.models.dates, such as {FORMATS[0]!r}."
             )
         if not has_finite(scale, 2) or not scale[1] > 0 or not isinstance(value.get("hours", False), bool):
             raise ValueError(
@@ -89,7 +89,7 @@ class DateColumn:
 
     @classmethod
     def fit(cls, dates: Sequence[datetime], format: str) -> "DateColumn":
-        """What the dates of the training rows, at least one, are like."""
+        """Learns the properties from the dates of the training rows, at least one."""
         days = np.array([days_of(value) for value in dates])
         hours = any((value.hour, value.minute, value.second, value.microsecond) != (0, 0, 0, 0) for value in dates)
         return cls(format, float(days.mean()), float(days.std()) or 1.0, hours)
@@ -99,8 +99,8 @@ class DateColumn:
         return read_date(value, self.format)
 
     def numbers(self, value: datetime) -> list[float]:
-        """The parts of a date, `size` of them: how far it is from the mean in deviations; where in the year, in the
-        week and, with `hours`, in the day it is, as sine and cosine. These are of the clock where it was taken."""
+        """The numbers of a date, `size` of them: its distance from the mean in standard deviations; then its place in
+        the year, in the week and, with `hours`, in the day, each as sine and cosine, in the date's own time zone."""
         day = (value.hour * 60 * 60 + value.minute * 60 + value.second) / DAY
         turns = [(value.timetuple().tm_yday - 1 + day) / YEAR, (value.weekday() + day) / 7]
         turns += [day] if self.hours else []
@@ -109,18 +109,18 @@ class DateColumn:
         return [(days_of(value) - self.mean) / self.std, *parts]
 
     def kept(self) -> dict[str, Any]:
-        """As JSON takes it."""
+        """The form for JSON."""
         return asdict(self)
 
 
 def days_of(value: datetime) -> float:
-    """Days since 1970; a time without a zone is taken for one of Greenwich."""
+    """Days since 1970; a time without a zone is read as UTC."""
     known = value if value.tzinfo is not None else value.replace(tzinfo=timezone.utc)
     return known.timestamp() / DAY
 
 
 def read_date(value: Any, format: str = ISO) -> datetime | None:
-    """A date or time, or a text that is one in this format or in ISO 8601; None for anything else."""
+    """Reads a date or time, or a text in this format or in ISO 8601; None for anything else."""
     if isinstance(value, datetime):
         return value
     if isinstance(value, date):
@@ -149,21 +149,21 @@ def read_date(value: Any, format: str = ISO) -> datetime | None:
 
 
 def is_date(value: Any) -> bool:
-    """Whether a value is a date by its type, and no text."""
+    """Whether a value is a date by its type, not a text."""
     return isinstance(value, (date, np.datetime64))
 
 
 def format_of_dates(name: str, counts: Mapping[str, int], asked: str | None = None) -> str | None:
-    """How the texts of a column are written as dates, but for a few bad ones (see `are_numbers`); None where they are
-    none.
+    """The format of the dates in a column of texts, in which a few may be bad (see `are_numbers`); None if they are
+    not dates.
 
     Args:
-        name: of the column, for messages.
-        counts: how often each text comes.
-        asked: one of two formats where both fit.
+        name: the column's name, for messages.
+        counts: how often each text occurs.
+        asked: the format to use if two fit.
 
     Raises:
-        AmbiguousDatesError: day and month may change places in all of them.
+        AmbiguousDatesError: day and month can be swapped in every text.
     """
     texts = {text: count for text, count in counts.items() if not is_blank(text)}
     sample = [
@@ -190,7 +190,7 @@ def format_of_dates(name: str, counts: Mapping[str, int], asked: str | None = No
             one, two = (f"{read_date(example, each):%Y-%m-%d}" for each in (best[0], other))
             raise AmbiguousDatesError(
                 f"Column {name!r} of the table has dates such as {example!r}: is it {one} ({best[0]}) or {two} "
-                f"({other})? No row tells. Say --date_format {best[0]!r} or {other!r}, write them as {one}, or name "
-                "the column in category_columns."
+                f"({other})? No row decides it. Set --date_format {best[0]!r} or {other!r}, write the dates as {one}, "
+                "or name the column in category_columns."
             )
     return best[0]

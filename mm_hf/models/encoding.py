@@ -1,6 +1,6 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""What encoders give: the states of the distinct items of a batch.
+"""Runs the encoders: the states of the distinct items of a batch.
 
 Notation used for tensor shapes: see `modeling_outputs`.
 """
@@ -30,18 +30,18 @@ def encode_items(
     by_length: bool = False,
     seeded: bool = False,
 ) -> EncoderStates:
-    """Encodes the distinct items of one modality, by its name.
+    """Encodes the distinct items of one modality.
 
     Args:
-        inputs: of the encoder (see `build_encoder`), `(U, …)` each; None for those that were not given.
+        inputs: the encoder's inputs (see `build_encoder`), `(U, …)` each; None for inputs that were not given.
         index: `(B,)` int64, see `EncoderStates`.
         frozen: run without gradients.
         interpolate, by_length, seeded: see `interpolate_pos_encoding`, `encode_by_length` and `seeded_encoders` of
             `MMFusionConfig`.
 
     Returns:
-        states without levels if there is no item, unless the encoder trains: see `MMFusionModel.encode`. The tokens of
-        texts and sounds come first, padding behind, whichever side was padded.
+        states, without levels if there is no item and the encoder does not train: see `MMFusionModel.encode`. In texts
+        and sounds the tokens come first and the padding last, on whichever side the input was padded.
     """
     kind = modality_of(modality)
     given = {name: value for name, value in inputs.items() if value is not None}
@@ -71,18 +71,18 @@ def run_encoder(
     interpolate: bool = False,
     seeded: bool = False,
 ) -> tuple[torch.Tensor, ...]:
-    """Runs an encoder, see `build_encoder`, on inputs by its own names, and gives the levels that `EncoderStates`
-    describes. Inputs that its `forward` does not name are left out: tokenizers make `token_type_ids` for some encoders
-    that have none.
+    """Runs an encoder, see `build_encoder`, on inputs with the encoder's own names. Returns the levels that
+    `EncoderStates` describes. Inputs that its `forward` does not name are left out: tokenizers make `token_type_ids`
+    for some encoders that have none.
 
     Args:
-        interpolate: stretch learned positions to the size of the pictures, where the encoder can.
-        seeded: what an encoder in eval mode draws at random is the same in every call.
+        interpolate: stretch learned positions to the size of the pictures, if the encoder can.
+        seeded: let an encoder in eval mode draw the same random numbers in every call.
     """
     accepted = inspect.signature(encoder.forward).parameters
     inputs = {name: value for name, value in inputs.items() if name in accepted}
     options: dict[str, Any] = {"return_dict": True}
-    if "use_cache" in accepted:  # nothing is generated
+    if "use_cache" in accepted:  # an encoder does not generate, so it needs no cache
         options["use_cache"] = False
     if interpolate and "interpolate_pos_encoding" in accepted:
         options["interpolate_pos_encoding"] = True
@@ -98,7 +98,7 @@ def run_encoder(
     else:
         states = getattr(outputs, "reshaped_hidden_states", None) or outputs.hidden_states
         levels = tuple(states[layer] for layer in feature_layers)
-    # Swin's tokens know no place of their own (its biases are relative): give them back their grid.
+    # Swin's tokens do not contain their place (its position biases are relative): restore their grid.
     if hasattr(outputs, "reshaped_hidden_states") and levels[0].ndim == 3:
         height, width = inputs["pixel_values"].shape[-2:]
         rows = [round(math.sqrt(level.shape[1] * height / width)) for level in levels]
@@ -109,12 +109,12 @@ def run_encoder(
 def run_by_length(
     encoder: PreTrainedModel, inputs: dict[str, torch.Tensor], feature_layers: list[int] | None, seeded: bool
 ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
-    """Runs an encoder, whose states padding would change, on the items of each length apart, without padding. The
-    inputs have a mask, and all padding behind, see `to_the_right`. Gives the levels, zero at padding, and their mask
+    """Runs an encoder that padding would disturb: items of each length are run together, without padding. The inputs
+    have a mask, and all padding at the end, see `to_the_right`. Returns the levels, zero at padding, and their mask
     `(U, T)` int64."""
     mask = inputs["attention_mask"]
     steps = torch.arange(1, mask.shape[1] + 1, device=mask.device)
-    lengths = (mask.bool() * steps).amax(1).clamp(min=1)  # (U,): up to the last step that counts
+    lengths = (mask.bool() * steps).amax(1).clamp(min=1)  # (U,): up to the last step that is not padding
     states_by_length = {}
     for length in lengths.unique().tolist():
         rows = (lengths == length).nonzero().flatten()
@@ -136,16 +136,16 @@ def run_by_length(
 
 
 def to_the_right(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Moves padding that stands in front of an item behind it, in all inputs, `(U, T)` or `(U, T, …)`, that have a
-    step for each of the mask's.
+    """Moves padding from the beginning of an item to its end, in all inputs, `(U, T)` or `(U, T, …)`, that have one
+    step for each step of the mask.
 
-    Encoders count positions from the first step, padded or not, and causal ones give padding in front a state of its
-    own: with all padding behind, an item has the same states wherever its tokenizer pads."""
+    Encoders count positions from the first step, even if it is padding, and causal encoders give padding at the
+    beginning a state of its own. With all padding at the end, an item's states do not depend on the padding side."""
     mask = inputs.get("attention_mask")
     if mask is None or mask.ndim != 2 or not mask.numel():
         return inputs
     items, steps = mask.shape
-    lead = mask.bool().long().argmax(1, keepdim=True)  # (U, 1): steps before the first one that counts
+    lead = mask.bool().long().argmax(1, keepdim=True)  # (U, 1): steps of padding at the beginning
     places = torch.arange(steps, device=mask.device) + lead
     places = torch.where(places < steps, places, places - steps)  # (U, T)
 
@@ -157,7 +157,7 @@ def to_the_right(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def patch_order(encoder: PreTrainedModel, pixel_values: torch.Tensor) -> torch.Tensor:
-    """The noise, `(U, patches)`, with which a ViT-MAE that masks nothing keeps its patches in their order."""
+    """The noise, `(U, patches)`, with which a ViT-MAE that masks nothing keeps its patches in order."""
     size = encoder.config.patch_size
     rows, columns = (size, size) if isinstance(size, int) else size
     count = (pixel_values.shape[-2] // rows) * (pixel_values.shape[-1] // columns)
@@ -165,13 +165,13 @@ def patch_order(encoder: PreTrainedModel, pixel_values: torch.Tensor) -> torch.T
 
 
 def trains(encoder: nn.Module) -> bool:
-    """Whether any part of an encoder is in training mode: one that trains in part is not as a whole."""
+    """Whether any part of an encoder is in training mode; if only a part trains, the encoder itself is not."""
     return any(part.training for part in encoder.modules())
 
 
 @contextlib.contextmanager
 def same_draws(encoder: PreTrainedModel, seeded: bool):
-    """Lets an encoder in eval mode draw the same numbers in every call, and leaves the generators as they were."""
+    """Lets an encoder in eval mode draw the same numbers in every call, and restores the random generators."""
     if not seeded or trains(encoder):
         yield
         return

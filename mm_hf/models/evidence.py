@@ -1,23 +1,23 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""What each modality gave to an answer: all coalitions of the modalities that a row has, and what follows from them.
+"""The contribution of each modality to an answer, from all coalitions of the modalities that a row has.
 
-A modality can be missing natively, so a coalition is one more run of the fusion and of the head: everything is encoded
-once. The value of a coalition is the number that the head says (`TaskHead.explained`), with the other modalities taken
-away in one of two ways:
+A model of mm_hf works without a modality, so each coalition is one more run of the fusion and the head; encoding is
+done once. The value of a coalition is the number that the head gives (`TaskHead.explained`). The other modalities are
+removed in one of two ways:
 
-- `other_rows`: in their place stand those of other rows, all of one and the same row, and the value is the mean over
-  these rows (the marginal expectation of Lundberg and Lee 2017; Janzing et al. 2020 say why marginal and not
-  conditional);
-- `token`: in their place stands the learned token of an absent item, which means something where a model was trained
-  with `modality_dropout`.
+- `other_rows`: they are replaced by those of another row, all from the same row, and the value is the mean over
+  several such rows (the marginal expectation of Lundberg and Lee 2017; Janzing et al. 2020 explain why marginal and
+  not conditional);
+- `token`: they are replaced by the learned token of an absent item. This has a meaning if the model was trained with
+  `modality_dropout`.
 
-From the values `v` follow the Möbius terms `m(S) = Σ_{T ⊆ S} (-1)^{|S| - |T|} v(T)`, and from these the exact Shapley
-value of each modality, `Σ_{S ∋ i} m(S) / |S|`, and the Shapley interaction index of each pair,
-`Σ_{S ⊇ {i, j}} m(S) / (|S| - 1)` (Grabisch and Roubens 1999, theorem 1). Shapley values of whole modalities are those
-of MM-SHAP (Parcalabescu and Frank, arXiv 2212.08158), shares of interactions those of InterSHAP (arXiv 2412.15828).
+From the values `v` one computes the Möbius terms `m(S) = Σ_{T ⊆ S} (-1)^{|S| - |T|} v(T)`, and from these the exact
+Shapley value of each modality, `Σ_{S ∋ i} m(S) / |S|`, and the Shapley interaction index of each pair,
+`Σ_{S ⊇ {i, j}} m(S) / (|S| - 1)` (Grabisch and Roubens 1999, theorem 1). MM-SHAP (Parcalabescu and Frank, arXiv
+2212.08158) also uses Shapley values of whole modalities, InterSHAP (arXiv 2412.15828) shares of interactions.
 
-Notation used for tensor shapes: see `modeling_outputs`. `P` modalities that a row has; `K` numbers that are explained.
+Notation used for tensor shapes: see `modeling_outputs`. `P` modalities of a row; `K` numbers that are explained.
 """
 
 from collections.abc import Mapping
@@ -32,38 +32,38 @@ from .tasks import TEXTS, TaskHead
 
 
 OTHER_ROWS, TOKEN = "other_rows", "token"
-SMALL = 0.05  # share of all terms below which two modalities do not interact
-NOISE = 1.5  # standard errors below which a term is none
+SMALL = 0.05  # if their term has a smaller share of all terms, two modalities do not interact
+NOISE = 1.5  # a term below this many standard errors counts as zero
 
 Said = dict[str | None, torch.Tensor]
 
 
 class EvidenceMixin:
-    """What a model says of a row, and the numbers that are explained of it: for every class of mm_hf that has a
-    head. By task, as `last_layers`."""
+    """The answers of a model for a row, and the numbers of the answers that are explained. For every class of mm_hf
+    that has a head. By task, as `last_layers`."""
 
-    # Whether it reads the fused tokens, and not the fused vector alone.
+    # Whether the head reads the fused tokens, and not only the fused vector.
     reads_tokens: ClassVar[bool] = False
 
     @property
     def explained_base(self) -> Any:
-        """What encodes, projects and fuses where answers are explained: the base model."""
+        """The model that encodes, projects and fuses when answers are explained: the base model."""
         return cast(Any, self).base_model
 
     def explained_heads(self) -> dict[str | None, tuple[nn.Module, TaskHead]]:
-        """The layers and heads whose answers are explained.
+        """The layers and heads of the answers that are explained.
 
         Raises:
-            ValueError: the model has none.
+            ValueError: the model has no head.
         """
         model = cast(Any, self)
         heads = {task: pair for task, pair in model.last_layers().items() if pair[1].label_kind != TEXTS}
         if not heads:
-            raise ValueError(f"{type(self).__name__} has no head, and so no answer that could be explained.")
+            raise ValueError(f"{type(self).__name__} has no head, so it has no answer to explain.")
         return heads
 
     def answers_said(self, outputs: MMFusionModelOutput, **settings: Any) -> Said:
-        """What the model answers, see `TaskHead.said`; tokens `(B, S)` of a model that writes, `settings` being those
+        """The model's answers, see `TaskHead.said`. For a model that generates: tokens `(B, S)`; `settings` are those
         of its `generate`."""
         return {
             task: head.said(head.in_unit(layer(outputs.pooler_output)))
@@ -73,8 +73,8 @@ class EvidenceMixin:
     def explained(
         self, outputs: MMFusionModelOutput, said: Said
     ) -> dict[str | None, tuple[torch.Tensor, torch.Tensor]]:
-        """The numbers that are explained of these answers, `(B, K)` float64, and how they are shown: as
-        probabilities, or as they are."""
+        """The numbers of these answers that are explained, `(B, K)` float64, and the numbers that people see:
+        probabilities, or the same numbers."""
         values = {}
         for task, (layer, head) in self.explained_heads().items():
             logits = head.in_unit(layer(outputs.pooler_output))
@@ -82,16 +82,16 @@ class EvidenceMixin:
         return values
 
     def has_chances(self, task: str | None) -> bool:
-        """Whether what is shown of a task is a probability."""
+        """Whether the shown numbers of a task are probabilities."""
         heads = cast(Any, self).last_layers()
         return task not in heads or heads[task][1].probabilities(torch.zeros(1, heads[task][1].num_labels)) is not None
 
     def explained_unit(self, task: str | None, name: str | None = None) -> str:
-        """What the numbers are, such as log odds; `name` is that of the question."""
+        """The unit of the numbers, such as log odds; `name` is the name of the question."""
         return self.explained_heads()[task][1].explained_unit(name or task)
 
     def explained_in_words(self, task: str | None, said: torch.Tensor, name: str | None = None) -> list[str]:
-        """What each of the K numbers of one row is, of what is said of it, `(K,)` or `(S,)`."""
+        """A description of each of the K numbers of one row; `said` is the answer of this row, `(K,)` or `(S,)`."""
         head, config = self.explained_heads()[task][1], cast(Any, self).config
         if task is None and head.labels is None:
             names: Any = config.id2label
@@ -100,16 +100,16 @@ class EvidenceMixin:
 
 
 def warnings_of(model: Any, absence: str) -> list[str]:
-    """What is to be said beside evidence of a model: that its absent tokens were never learned."""
+    """A warning for the evidence of a model that never learned its absent tokens."""
     rates = model.config.fusion_module_config.modality_dropout
     rates = rates if isinstance(rates, dict) else dict.fromkeys(model.config.modalities, rates)
     never = [name for name in model.config.modalities if not rates.get(name, 0)]
     if absence == OTHER_ROWS or len(model.config.modalities) < 2 or not never:
         return []
     return [
-        f"The model was trained with modality_dropout 0 for {', '.join(never)}: unless rows lacked them, it has not "
-        "learned what their absence means, and the token that stands for it says little. Items of other rows "
-        f"({OTHER_ROWS}) say more."
+        f"The model was trained with modality_dropout 0 for {', '.join(never)}: unless training rows lacked them, it "
+        "did not learn the meaning of absence, and the absent token is not a good replacement. Use items of other "
+        f"rows ({OTHER_ROWS}) instead."
     ]
 
 
@@ -119,9 +119,9 @@ class CoalitionValues:
 
     Args:
         players: the modalities that the row has.
-        runs: `(2^P, R, K)` float64, of the coalition whose bits are those of its players, by the rows that stand in.
-        shown_runs: likewise, as probabilities where there are any.
-        said: what the model answers, see `EvidenceMixin.answers_said`, of this row.
+        runs: `(2^P, R, K)` float64: by coalition, whose bits are those of its players, and by replacement row.
+        shown_runs: the same, as probabilities if the task has them.
+        said: the model's answer for this row, see `EvidenceMixin.answers_said`.
     """
 
     players: list[str]
@@ -131,23 +131,23 @@ class CoalitionValues:
 
     @property
     def values(self) -> torch.Tensor:
-        """`(2^P, K)`, the means over the rows that stand in."""
+        """`(2^P, K)`, the means over the replacement rows."""
         return self.runs.mean(1)
 
     @property
     def shown(self) -> torch.Tensor:
-        """Likewise, as people read them."""
+        """The same, as shown to people."""
         return self.shown_runs.mean(1)
 
     def evidence(self, number: int = 0) -> dict[str, Any]:
-        """What follows of one of the K numbers.
+        """The evidence for one of the K numbers.
 
         Returns:
-            `value` (all is there) and `base` (nothing is); `modalities`, by name `value` (its Shapley value), `unique`
-            (see `kinds_of`), and, as they are shown, `with` all, `without` it and it `alone`; `interactions`, of each
-            pair the Shapley interaction index `value` and its `kind`; `shares` of unique, redundant and synergistic in
-            their `amount`. For the kinds, terms within 1.5 standard errors over the rows that stand in count as
-            none: of few such rows they would be a share of noise.
+            `value` (with all modalities) and `base` (with none); `modalities`, by name: `value` (the Shapley value),
+            `unique` (see `kinds_of`), and the shown number `with` all, `without` it and with it `alone`;
+            `interactions`, for each pair: the Shapley interaction index `value` and its `kind`; `shares` of unique,
+            redundant and synergistic in their `amount`. For the kinds, a term within 1.5 standard errors over the
+            replacement rows counts as zero: with few such rows, these terms would be partly noise.
         """
         values, shown = self.values[:, number], self.shown[:, number]
         terms = moebius(values)
@@ -186,7 +186,7 @@ class CoalitionValues:
         }
 
     def errors(self, number: int) -> torch.Tensor:
-        """The standard errors of the Möbius terms, `(2^P,)`: 0 where the absent token stands in."""
+        """The standard errors of the Möbius terms, `(2^P,)`: 0 if the absent token is the replacement."""
         count = self.runs.shape[1]
         if count < 2:
             return torch.zeros(len(self.runs), dtype=torch.float64)
@@ -194,7 +194,7 @@ class CoalitionValues:
 
 
 def moebius(values: torch.Tensor) -> torch.Tensor:
-    """The Möbius terms of the values of coalitions, both `(2^P, …)`: of each what it adds to all that is within it."""
+    """The Möbius terms of the values of coalitions, both `(2^P, …)`: what each coalition adds to all its subsets."""
     terms, step = values.clone(), 1
     while step < len(terms):
         pairs = terms.view(-1, 2, step, *terms.shape[1:])  # without and with one player
@@ -205,7 +205,7 @@ def moebius(values: torch.Tensor) -> torch.Tensor:
 
 @dataclass
 class Kinds:
-    """How much of an attribution is of which kind, see `kinds_of`; `overlaps` by coalition."""
+    """The amount of an attribution that is of each kind, see `kinds_of`; `overlaps` by coalition."""
 
     unique: list[float]
     redundant: float
@@ -216,18 +216,17 @@ class Kinds:
 def kinds_of(terms: torch.Tensor) -> Kinds:
     """Sorts the absolute Möbius terms `(2^P,)` into kinds.
 
-    The term of one modality is what it does alone. That of two *overlaps* where it takes back what both do alone: it
-    has the other sign than both of their terms. The overlap is the smallest of the three absolute values. Of more
-    modalities likewise, by inclusion and exclusion: signs alternate with the number of modalities, and an overlap is
-    no larger than the overlaps within it.
+    The term of one modality is its effect alone. The term of two modalities is an *overlap* if it cancels what both do
+    alone: its sign is opposite to both of their terms. The size of the overlap is the smallest of the three absolute
+    values. For more modalities the rule follows inclusion and exclusion: signs alternate with the number of
+    modalities, and an overlap is at most as large as the overlaps of its subsets.
 
-    - **synergistic** is the part of all terms of two or more that is no overlap: what is there only together;
-    - **redundant** is what at least two modalities say, `Σ (-1)^n (n - 1)` times the overlaps of `n` modalities;
-    - **unique** to one is its own term without what others say too.
+    - **synergistic** is the part of all terms of two or more modalities that is not overlap: it needs them together;
+    - **redundant** is what at least two modalities provide, `Σ (-1)^n (n - 1)` times the overlaps of `n` modalities;
+    - **unique** to one modality is its own term without what others provide too.
 
-    So an exclusive or is synergistic, a sum is unique to its parts, and of copies each of which is enough by itself
-    (one term of 1 each, -1 for both) all is redundant. Copies that a model adds up, half from each, are a sum: that
-    is what it computes.
+    So an exclusive or is synergistic, and a sum is unique to its parts. If copies are each enough alone (a term of 1
+    each, -1 for both), all is redundant. If a model adds up half of each copy, it computes a sum, and all is unique.
     """
     numbers = terms.tolist()
     players = len(numbers).bit_length() - 1
@@ -255,10 +254,10 @@ def kinds_of(terms: torch.Tensor) -> Kinds:
 def evidence_of(
     model: Any, values: Mapping[str | None, CoalitionValues], names: Mapping[str | None, str | None] | None = None
 ) -> list[dict[str, Any]]:
-    """What each modality gave to the answers of one row: one dict a number that is explained, see
-    `CoalitionValues.evidence`, with its `task`, its `unit`, and in words what is `explained`; `names` are those of the
-    questions, by task, where their labels have any. Of a text the whole is explained, and
-    `tokens` has, of each of its tokens, `id`, `value`, `base` and by modality the Shapley value."""
+    """The contribution of each modality to the answers of one row. One dict per explained number, see
+    `CoalitionValues.evidence`, with its `task`, its `unit`, and a description in `explained`. `names`: the names of
+    the questions by task, if their labels have any. For a text, the whole text is explained; `tokens` has, for each of
+    its tokens, `id`, `value`, `base` and by modality the Shapley value."""
     answers = []
     for task, of_task in values.items():
         name = (names or {}).get(task)

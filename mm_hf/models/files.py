@@ -1,6 +1,6 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""Files that are opened: regular ones alone, and what JSON they may hold."""
+"""Opens files: only regular ones; and checks the JSON that they hold."""
 
 import json
 import os
@@ -9,17 +9,17 @@ from collections.abc import Iterable
 from typing import Any
 
 
-# Arguments of the library that say where files come from.
+# Arguments of transformers that say where files come from.
 HUB_KEYS = ("cache_dir", "force_download", "token", "revision", "local_files_only", "subfolder")
-MAX_DEPTH = 64  # lists and dicts in one another: those of any config are some ten deep
+MAX_DEPTH = 64  # of nested lists and dicts: a usual config is some ten deep
 
 
 def regular_file(path: Any, what: str) -> str:
-    """The path of a file that can be read from its beginning to its end. A pipe would wait for ever, and a device such
+    """The path of a file that can be read from beginning to end. Reading a pipe could wait for ever, and a device such
     as /dev/zero never ends.
 
     Raises:
-        ValueError: there is no file, or it is a folder, a pipe or a device; the message says `what` it should hold.
+        ValueError: there is no file, or it is a folder, a pipe or a device; the message says `what` it should be.
     """
     name = os.fspath(path)
     try:
@@ -34,11 +34,11 @@ def regular_file(path: Any, what: str) -> str:
 
 
 def read_json(path: Any, kind: type = dict) -> Any:
-    """What a JSON file holds, a `dict` or a `list`.
+    """Reads a JSON file that holds a `dict` or a `list`.
 
     Raises:
-        ValueError: in one line that names the file: it is no JSON in UTF-8, it is nested so deeply that it cannot be
-            read, or it holds something of another kind.
+        ValueError: in one line that names the file: it is not JSON in UTF-8, it is nested too deeply, or it holds
+            another type.
         OSError: it cannot be opened.
     """
     name = os.fspath(path)
@@ -47,19 +47,17 @@ def read_json(path: Any, kind: type = dict) -> Any:
             value = json.load(file)
         except RecursionError:
             value = None
-        except ValueError as error:  # no JSON, no UTF-8, or a number of thousands of digits
-            raise ValueError(f"{name} is damaged, or no JSON file: {error!s:.200}") from None
+        except ValueError as error:  # not JSON, not UTF-8, or a number with thousands of digits
+            raise ValueError(f"{name} is damaged, or not a JSON file: {error!s:.200}") from None
     if value is None or is_too_deep(value):
-        raise ValueError(
-            f"{name}: lists or dicts stand in one another, more than {MAX_DEPTH} deep, or it holds nothing."
-        )
+        raise ValueError(f"{name} is empty, or its lists and dicts are nested more than {MAX_DEPTH} deep.")
     if not isinstance(value, kind):
-        raise ValueError(f"{name} must hold a {kind.__name__}, and holds a {type(value).__name__}.")
+        raise ValueError(f"{name} must hold a {kind.__name__}, but it holds a {type(value).__name__}.")
     return value
 
 
 def is_too_deep(value: Any, limit: int = MAX_DEPTH) -> bool:
-    """Whether lists and dicts stand in one another more often than any code that walks through them can bear."""
+    """Whether lists and dicts are nested deeper than code that walks through them can handle."""
     level = [value]
     for _ in range(limit + 1):
         level = [one for box in level if isinstance(box, (dict, list, tuple)) for one in inner(box)]
@@ -69,6 +67,6 @@ def is_too_deep(value: Any, limit: int = MAX_DEPTH) -> bool:
 
 
 def inner(box: Any) -> Iterable[Any]:
-    """The boxes that stand in one."""
+    """The lists and dicts directly inside one."""
     values = box.values() if isinstance(box, dict) else box
     return [value for value in values if isinstance(value, (dict, list, tuple)) and value]

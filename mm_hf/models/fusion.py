@@ -1,10 +1,10 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""The registry of fusions, and what every fusion is built on. The fusions themselves are in `pooled_fusions` and
+"""The registry of fusions, and the base class of every fusion. The fusions themselves are in `pooled_fusions` and
 `token_fusions`.
 
-A fusion is one class there and one `@register_fusion("name")` line. It takes the tokens of one or more modalities, any
-of them absent in any row, and gives `FusedStates`.
+A fusion is one class in these files with one line `@register_fusion("name")`. It takes the tokens of one or more
+modalities, each of which may be absent in a row, and returns `FusedStates`.
 
 Notation used for tensor shapes: see `modeling_outputs`.
 """
@@ -27,16 +27,16 @@ FUSIONS: dict[str, type["Fusion"]] = {}
 
 
 def register_fusion(name: str) -> Callable:
-    """Puts a fusion into the registry. One that is registered outside of this package does not travel with
-    checkpoints.
+    """Adds a fusion to the registry. The code of a fusion that is registered outside of this package does not travel
+    with checkpoints.
 
     Raises:
-        ValueError: the name is taken.
+        ValueError: the name is already in use.
     """
 
     def register(fusion_class):
         if name in FUSIONS:
-            raise ValueError(f"A fusion named {name!r} is registered already: {FUSIONS[name].__name__}.")
+            raise ValueError(f"A fusion named {name!r} exists already, {FUSIONS[name].__name__}: use another name.")
         FUSIONS[name] = fusion_class
         return fusion_class
 
@@ -44,8 +44,8 @@ def register_fusion(name: str) -> Callable:
 
 
 def projection_class_of(fusion_type: str) -> type[ModalityProjection]:
-    """What brings encoder states to the fusion width, before a fusion; of one that nobody knows, see `build_fusion`,
-    the usual one."""
+    """The class that projects encoder states to the fusion width, for a type of fusion. For an unknown type it is the
+    default class; `build_fusion` raises then."""
     return getattr(FUSIONS.get(fusion_type), "projection_class", ModalityProjection)
 
 
@@ -53,29 +53,29 @@ def build_fusion(config: FusionModuleConfig, modalities: list[str], poolings: di
     """Builds the fusion that the config names.
 
     Raises:
-        ValueError: no fusion has this name.
+        ValueError: there is no fusion with this name.
     """
     if config.fusion_type not in FUSIONS:
         meant = did_you_mean(config.fusion_type, FUSIONS)
         raise ValueError(
-            f"Unknown fusion {config.fusion_type!r}: known are {sorted(FUSIONS)}.{meant} One from outside mm_hf has "
-            "to be imported before its model is loaded (`--import FILE`, or an import in Python)."
+            f"Unknown fusion {config.fusion_type!r}: it must be one of {sorted(FUSIONS)}.{meant} Import a fusion from "
+            "outside mm_hf before you load its model (`--import FILE`, or an import in Python)."
         )
     return FUSIONS[config.fusion_type](config, modalities, poolings)
 
 
 class Fusion(nn.Module):
-    """What every fusion is built on.
+    """The base class of every fusion.
 
     Args:
         config: widths, depth, dropout.
         modalities: names of the modalities, in the order of their ids.
-        poolings: for each modality how one vector is read from its tokens.
+        poolings: for each modality, how one vector is read from its tokens.
     """
 
-    # Whether what the memory needs is independent of the query, so that `prepare` can compute it once per item.
+    # Whether the memory does not depend on the query, so that `prepare` can compute it once per item.
     supports_memory_cache = False
-    projection_class: type[ModalityProjection] = ModalityProjection  # what makes the tokens that it takes
+    projection_class: type[ModalityProjection] = ModalityProjection  # makes the tokens that this fusion takes
 
     def __init__(self, config: FusionModuleConfig, modalities: list[str], poolings: dict[str, str]):
         super().__init__()
@@ -84,14 +84,14 @@ class Fusion(nn.Module):
         self.poolings = poolings
 
     def prepare(self, states: dict[str, TokenStates]) -> FusionMemory:
-        """Computes what does not depend on the query, once per distinct item.
+        """Computes everything that does not depend on the query, once per distinct item.
 
         Raises:
             NotImplementedError: this fusion's memory depends on the query.
         """
         raise NotImplementedError(
-            f"The memory of fusion {self.config.fusion_type!r} depends on the query, so it cannot be prepared; "
-            f"those that can: {sorted(name for name, kind in FUSIONS.items() if kind.supports_memory_cache)}."
+            f"The memory of fusion {self.config.fusion_type!r} depends on the query, so it cannot be prepared. It can "
+            f"for {sorted(name for name, kind in FUSIONS.items() if kind.supports_memory_cache)}."
         )
 
     def forward(
@@ -107,29 +107,29 @@ class Fusion(nn.Module):
         """Fuses.
 
         Args:
-            states: tokens by modality; without those in `memory`, where that is given.
-            memory: what `prepare` gave.
+            states: tokens by modality; if `memory` is given, without the modalities in it.
+            memory: the result of `prepare`.
             memory_index: `(B,)` int64, the row of the memory that each row of the query uses; None: row i uses row i.
-            return_tokens: give tokens too, not the pooled vector alone.
-            output_attentions: give the weights (eager attention alone has them, and fusions of tokens).
-            output_hidden_states: give the query's tokens after each block; indices select some, None stands for the
-                rest.
+            return_tokens: return the tokens too, not only the pooled vector.
+            output_attentions: return the attention weights (only with eager attention, and for fusions of tokens).
+            output_hidden_states: return the query's tokens after each block. A list of indices selects some; the
+                others are None.
         """
         raise NotImplementedError
 
     def token_order(self) -> list[str]:
-        """The modalities, in the order in which their tokens stand side by side where the tokens are given."""
+        """The modalities, in the order of their tokens in the returned sequence."""
         return list(self.modalities)
 
     def make_output_norm(self) -> nn.Module:
-        """What the vector that the head reads goes through last: a norm where the config asks for one."""
+        """The last layer before the head: a norm if the config has `output_norm`."""
         if not self.config.output_norm:
             return nn.Identity()
         return nn.LayerNorm(self.config.hidden_size, eps=self.config.layer_norm_eps)
 
     def join_tokens(self, states: dict[str, TokenStates]) -> dict[str, Any]:
-        """Joins the tokens that each row has of all modalities into one sequence, with the id of each token's
-        modality."""
+        """Joins the tokens that each row has of all modalities into one sequence, with the modality id of each
+        token."""
         ids = {name: self.modalities.index(name) for name in states}
         return {
             "tokens": torch.cat([state.rows(state.tokens) for state in states.values()], dim=1),

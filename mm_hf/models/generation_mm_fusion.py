@@ -1,8 +1,8 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""Free text: a decoder that writes while it looks at the fused tokens.
+"""Free text: a decoder that generates text with cross-attention to the fused tokens.
 
-Notation used for tensor shapes: see `modeling_outputs`; `S` tokens of the text that is written; `H` the decoder's
+Notation used for tensor shapes: see `modeling_outputs`; `S` tokens of the generated text; `H` the decoder's
 width.
 """
 
@@ -31,12 +31,12 @@ from .text import Text, ends_of_text
 
 
 class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin):
-    """Writes a text about what it is shown: a caption of an image, an answer to a question.
+    """Generates a text about its inputs: a caption of an image, an answer to a question.
 
-    The encoder is encode and fuse; its memory is the fused tokens of whatever modalities are there, the fused vector
-    added to each: what was worked out of all of them is then seen wherever the decoder looks. The decoder is any model
-    of `AutoModelForCausalLM` that can take cross-attention, by default the text encoder's own weights (BERT as a
-    decoder: Rothe et al. 2020, section 2), whose cross-attention is new.
+    The encoder is encode and fuse. Its memory is the fused tokens of the modalities that are present, with the fused
+    vector added to each, so that the decoder sees the joint information wherever it attends. The decoder is any model
+    of `AutoModelForCausalLM` that supports cross-attention. By default it starts from the text encoder's own weights
+    (BERT as a decoder: Rothe et al. 2020, section 2), with new cross-attention.
     """
 
     other_parts = {"decoder": "decoder_config"}
@@ -44,10 +44,10 @@ class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin)
     def __init__(self, config: MMFusionConfig):
         super().__init__(config)
         if config.decoder_config is None:
-            raise ValueError("MMFusionForConditionalGeneration needs config.decoder_config, what writes; it is None.")
+            raise ValueError("MMFusionForConditionalGeneration needs config.decoder_config, the decoder; it is None.")
         if config.decoder_start_token_id is None or config.eos_token_id is None:
             raise ValueError(
-                "What is written needs a start and an end: give decoder_start_token_id and eos_token_id, got "
+                "A generated text needs a start and an end: give decoder_start_token_id and eos_token_id, got "
                 f"{config.decoder_start_token_id} and {config.eos_token_id}."
             )
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
@@ -57,8 +57,8 @@ class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin)
         accepted = inspect.signature(self.decoder.forward).parameters
         if "encoder_hidden_states" not in accepted:
             raise ValueError(
-                f"A decoder needs cross-attention, which {config.decoder_config.model_type!r} has not: BERT, RoBERTa, "
-                "GPT-2 and BART, for example, have."
+                f"A decoder needs cross-attention, which {config.decoder_config.model_type!r} does not support: use "
+                "BERT, RoBERTa, GPT-2 or BART, for example."
             )
         self.cache_name = "cache" if "cache" in accepted else "past_key_values"  # its name before transformers 5.24
         width = config.fusion_module_config.sizes().width
@@ -82,19 +82,20 @@ class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin)
         """Builds a model from pretrained encoders and a pretrained decoder; see the method of the base class.
 
         Args:
-            decoder (`str`, *optional*): Hub id or local folder of any language model; beside a text encoder, one with
-                its vocabulary, since a processor has one tokenizer. Left out: the text encoder.
-            decoder_layers (`int`, *optional*): keep as many of its lowest layers; left out: all.
-            kwargs: as there. What a text starts and ends with (`decoder_start_token_id`, `eos_token_id`,
-                `pad_token_id`) is the tokenizer's, where it is not given.
+            decoder (`str`, *optional*): Hub id or local folder of any language model. If there is a text encoder, the
+                decoder must have its vocabulary, because a processor has one tokenizer. Left out: the text encoder.
+            decoder_layers (`int`, *optional*): keep only this many of its lowest layers; left out: all.
+            kwargs: as in the base class. The tokens for start and end of a text (`decoder_start_token_id`,
+                `eos_token_id`, `pad_token_id`) are the tokenizer's, unless they are given.
 
         Raises:
-            ValueError: there is neither a decoder nor a text encoder, their vocabularies differ, or as there.
+            ValueError: neither a decoder nor a text encoder is given, their vocabularies differ, or as in the base
+                class.
         """
         text = kwargs.get(Text.name)
         source = decoder or text
         if source is None:
-            raise ValueError("from_encoders_pretrained needs a decoder where there is no text encoder.")
+            raise ValueError("from_encoders_pretrained needs decoder=… if there is no text encoder.")
         for key in HUB_KEYS:
             if not decoder and isinstance(kwargs.get(key), dict):
                 kwargs[key] = {**kwargs[key], "decoder": kwargs[key].get(Text.name)}
@@ -106,8 +107,8 @@ class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin)
         of_decoder = tokenizer("decoder", source)
         if text not in (None, source) and tokenizer(Text.name, text).get_vocab() != of_decoder.get_vocab():
             raise ValueError(
-                f"The decoder {source} has another vocabulary than the text encoder {text}, and a processor has one "
-                "tokenizer: take a decoder with the text encoder's, or leave it out."
+                f"The decoder {source} and the text encoder {text} have different vocabularies, but a processor has "
+                "one tokenizer: use a decoder with the text encoder's vocabulary, or leave decoder out."
             )
         start, end, pad = ends_of_text(of_decoder)
         ends = {"decoder_start_token_id": start, "eos_token_id": end, "pad_token_id": pad}
@@ -115,8 +116,9 @@ class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin)
 
     @classmethod
     def adapt_part_configs(cls, configs: dict[str, Any], kwargs: dict[str, Any]):
-        """See the method of the base class. What the decoder lacks, above all its cross-attention, starts from weights
-        by its width: BERT's 0.02 is for 768, and in narrower ones attention is all alike at first."""
+        """See the method of the base class. New parts of the decoder, above all its cross-attention, get initial
+        weights for its width: BERT's 0.02 is for width 768; in narrower ones all attention scores would start almost
+        equal."""
         config = configs["decoder_config"]
         if (layers := kwargs.pop("decoder_layers", None)) is not None:
             config.num_hidden_layers = layers
@@ -128,11 +130,11 @@ class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin)
         return self.decoder if name == "decoder" else super().pretrained_part(name)
 
     def get_encoder(self, modality: str | None = None) -> nn.Module:
-        """What makes the memory: encode and fuse."""
+        """The part that makes the memory: encode and fuse."""
         return self.model
 
     def get_decoder(self) -> nn.Module:
-        """What writes."""
+        """The decoder."""
         return self.decoder
 
     def get_output_embeddings(self) -> nn.Module:
@@ -150,12 +152,12 @@ class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin)
     reads_tokens = True
 
     def answers_said(self, outputs, **settings):
-        """The tokens that it writes, `(B, S)` without the start; `settings` of `generate`."""
+        """The generated tokens, `(B, S)`, without the start; `settings` are those of `generate`."""
         settings = {**settings, "num_return_sequences": 1, "return_dict_in_generate": False}
         return {None: self.generate(encoder_outputs=outputs, **settings)[:, 1:]}
 
     def explained(self, outputs, said):
-        """The log probability of the text, then of each of its tokens after those before it; and these
+        """The log probability of the text, then of each of its tokens given the tokens before it; and the same as
         probabilities."""
         tokens = said[None]
         written = torch.arange(tokens.shape[1], device=tokens.device) < self.lengths_of(tokens)[:, None]
@@ -174,7 +176,7 @@ class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin)
         return ["log probability of the text"]
 
     def lengths_of(self, tokens: torch.Tensor) -> torch.Tensor:
-        """How many of the tokens `(B, S)` are written, the end included: `(B,)`."""
+        """How many of the tokens `(B, S)` belong to the text, with its end: `(B,)`."""
         known: Any = getattr(self.generation_config, "eos_token_id", None)
         ends = torch.tensor([known] if isinstance(known, int) else known or [], device=tokens.device)
         ended = torch.isin(tokens, ends).long()
@@ -198,26 +200,26 @@ class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin)
         output_hidden_states: bool | None = None,
         **inputs,
     ) -> MMFusionSeq2SeqOutput:
-        """Says which token comes next.
+        """Predicts the next token.
 
         Args:
             input_ids: see `MMFusionModel.forward`.
-            labels: `(B, S)` int64, what is to be written, the end included and the start not; -100 for padding, and
-                all along a row without a text. The loss is cross-entropy, in training with `config.label_smoothing`.
-            decoder_input_ids: `(B, S)` int64, what was written up to now, the start included; left out, the labels
-                one place further on.
+            labels: `(B, S)` int64, the text to generate, with its end but without its start; -100 for padding, and for
+                all of a row without a text. The loss is cross-entropy, in training with `config.label_smoothing`.
+            decoder_input_ids: `(B, S)` int64, the text up to now, with its start; left out, the labels shifted by one
+                place.
             decoder_attention_mask: `(B, S)`, 1 for a token, 0 for padding.
-            decoder_inputs_embeds: `(B, S, H)` float, in place of `decoder_input_ids`.
-            encoder_outputs: what `get_encoder()` gave, in place of the inputs.
-            cache: the decoder's keys and values of what was written before (`past_key_values` is its older name).
-            use_cache: give them out.
+            decoder_inputs_embeds: `(B, S, H)` float, instead of `decoder_input_ids`.
+            encoder_outputs: the output of `get_encoder()`, instead of the inputs.
+            cache: the decoder's keys and values of the earlier tokens (`past_key_values` is its older name).
+            use_cache: return them.
             num_items_in_batch: tokens with a label in the global batch, see `classification_loss`.
-            sample_weight: `(B,)` float, how much each row counts in the loss, in training alone.
+            sample_weight: `(B,)` float, the weight of each row in the loss, only in training.
             output_attentions, output_hidden_states: of the decoder and of the fusion.
             inputs: all other inputs of `MMFusionModel.forward`.
 
         Raises:
-            ValueError: neither labels nor `decoder_input_ids`.
+            ValueError: neither labels nor `decoder_input_ids` are given.
         """
         config = self.config
         options = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
@@ -278,8 +280,8 @@ class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin)
         )
 
     def _memory(self, encoder_outputs: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """What the decoder looks at, `(B, T', H)`, and its mask: the fused tokens, and in each the fused vector, where
-        that is given."""
+        """The memory that the decoder attends to, `(B, T', H)`, and its mask: the fused tokens; if the fused vector is
+        given, it is added to each."""
         memory, mask = self.memory_norm(encoder_outputs["last_hidden_state"]), encoder_outputs.get("attention_mask")
         pooled = encoder_outputs.get("pooler_output")
         if pooled is not None:
@@ -287,25 +289,25 @@ class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin)
         return self.memory_projection(self.dropout(memory)), None if mask is None else mask.long()
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
-        """The labels `(B, S)` one place further on, behind the start; padding in the place of -100."""
-        config: Any = self.config  # a model without these tokens is not built
+        """The labels `(B, S)` shifted by one place, after the start token; -100 becomes padding."""
+        config: Any = self.config  # it has these tokens, else the model cannot be built
         shifted = labels.roll(1, dims=1)
         shifted[:, 0] = config.decoder_start_token_id
         return shifted.masked_fill(shifted == -100, config.pad_token_id)
 
     @torch.no_grad()
     def generate(self, inputs: torch.Tensor | None = None, generation_config=None, **kwargs) -> Any:
-        """Writes. See the library's method; what differs: it takes all inputs of `MMFusionModel.forward`, any modality
-        alone too, and texts and images that rows share are encoded once.
+        """Generates a text. The difference from the library's method: it takes all inputs of `MMFusionModel.forward`,
+        also a single modality, and texts and images that rows share are encoded once.
 
         Args:
             inputs: `input_ids`.
             generation_config: as in the library.
-            kwargs: inputs, `encoder_outputs` in place of them, and all that the library takes (`max_new_tokens`,
+            kwargs: inputs, or `encoder_outputs` instead, and all arguments of the library's method (`max_new_tokens`,
                 `num_beams`, `do_sample`…).
 
         Returns:
-            `(B, S)` int64, the start included.
+            `(B, S)` int64, with the start.
         """
         if kwargs.get("encoder_outputs") is None:
             names = [name for name in self.model.input_names if name in kwargs]

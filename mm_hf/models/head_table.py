@@ -1,8 +1,8 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""The classes of models that have a head, in one table, and the problems that they solve. From it follow what a
-checkpoint names so that `trust_remote_code` finds its classes, its pipelines, and the heads that a recipe can ask
-for."""
+"""One table of all model classes that have a head, and the problems that they solve. Other things follow from it: what
+a checkpoint names so that `trust_remote_code` finds its classes, its pipelines, and the heads that a recipe can
+choose."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 # The values of a recipe's key `task`.
 QUESTION_ANSWERING, CLASSIFICATION, MULTI_TASK = "question_answering", "classification", "multi_task"
 RETRIEVAL, GENERATION, CTC = "retrieval", "generation", "ctc"
-# What a column of labels may be, as the config names it. Heads from outside are added when they are registered.
+# The problem types of a column of labels, as the config names them. Heads from outside are added on registration.
 REGRESSION, SINGLE_LABEL, MULTI_LABEL = "regression", "single_label_classification", "multi_label_classification"
 PROBLEM_TYPES = [REGRESSION, SINGLE_LABEL, MULTI_LABEL]
 
@@ -21,14 +21,14 @@ class HeadEntry:
     """One class of models.
 
     Args:
-        task: under which a recipe asks for it.
-        class_name: its name.
-        module: the file that it is in.
-        auto_class: that finds it.
-        pipelines: by the name of a pipeline the class that answers, see `pipelines_mm_fusion`; the first is the usual
+        task: the name that a recipe uses for it.
+        class_name: the name of the class.
+        module: the file that contains it.
+        auto_class: the Auto class that finds it.
+        pipelines: by the name of a pipeline, its class, see `pipelines_mm_fusion`; the first pipeline is the usual
             one.
-        everywhere: its file travels with every checkpoint, which names it whatever class was saved.
-        by_columns: what the columns of the data are tells that it is meant.
+        everywhere: whether its file travels with every checkpoint, which names it whichever class was saved.
+        by_columns: whether the kinds of the data's columns show that this class is meant.
     """
 
     task: str
@@ -41,7 +41,7 @@ class HeadEntry:
 
     @property
     def reference(self) -> str:
-        """The class, as `auto_map` names it."""
+        """The class, in the form of `auto_map`."""
         return f"{self.module}.{self.class_name}"
 
 
@@ -98,26 +98,26 @@ HEAD_TABLE = (
     ),
 )
 
-# Of the pipelines' names those that are tasks of the Hub, and the modalities that they take.
+# The names of pipelines that are tasks of the Hub, and the modalities that they take.
 HUB_TASKS = {
     "visual-question-answering": {"vision", "text"},
     "image-to-text": {"vision"},
     "automatic-speech-recognition": {"audio"},
 }
 
-# What a checkpoint must name for `trust_remote_code` to find every class, whichever class was saved.
+# What a checkpoint must name so that `trust_remote_code` finds every class, whichever class was saved.
 AUTO_MAP = {
     "AutoConfig": "configuration_mm_fusion.MMFusionConfig",
     "AutoModel": "modeling_mm_fusion.MMFusionModel",
     "AutoProcessor": "processing_mm_fusion.MMFusionProcessor",
     **{head.auto_class: head.reference for head in HEAD_TABLE if head.everywhere},
 }
-# What the checkpoints of single classes name otherwise, or in addition: files that travel with them alone.
+# What the checkpoints of some classes name in addition, or differently: files that travel only with them.
 AUTO_MAP_OF = {head.class_name: {head.auto_class: head.reference} for head in HEAD_TABLE if not head.everywhere}
 
 
 def custom_pipelines(head: HeadEntry) -> dict[str, Any]:
-    """The pipelines of a head, as the library reads them from a config."""
+    """The pipelines of a head, in the form that the library reads from a config."""
     return {
         name: {"impl": f"pipelines_mm_fusion.{pipeline}", "pt": [head.auto_class], "type": "multimodal"}
         for name, pipeline in head.pipelines.items()

@@ -1,6 +1,6 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""How sure the head of a task is of its answers: probabilities, sets that hold the truth, intervals."""
+"""How sure the head of a task is of its answers: probabilities, sets that contain the truth, intervals."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -11,7 +11,7 @@ from torch import nn
 from .confidence import Confidence
 
 
-# What labels are as tensors.
+# The kinds of labels, and their tensors.
 CLASSES = "classes"  # (B,) int64, -100 for none
 SEVERAL = "several"  # (B, C) floats in [0, 1], NaN for none
 NUMBERS = "numbers"  # (B,) or (B, C) floats, NaN for none
@@ -19,34 +19,35 @@ TEXTS = "texts"  # (B, S) int64 tokens, -100 behind a text and for none
 
 
 class HowSureHead:
-    """What a `TaskHead` says of its answers by what validation rows told, see `Confidence`; by what its labels are."""
+    """Adds the confidence of answers to a `TaskHead`, from what was learned on validation rows, see `Confidence`. The
+    result depends on the kind of labels."""
 
     label_kind: ClassVar[str]
     confidence: Confidence | None
     label_scale: tuple[float, ...] | None
 
     def tempered(self, logits: torch.Tensor) -> torch.Tensor:
-        """Logits divided by the temperature: their order stays, and with it the likeliest class."""
+        """Logits divided by the temperature: their order, and so the likeliest class, stays the same."""
         temperature = 1.0 if self.confidence is None else self.confidence.temperature
         return logits if temperature == 1 else logits / temperature
 
     def answer_scores(self, logits: torch.Tensor) -> torch.Tensor:
         """How unlikely each class is, or each of several labels: -log of its probability, `(…, C)` float64.
 
-        Sets by this score hold all that is likelier than one threshold for all rows: LAC (Sadinle et al. 2019), whose
-        sets are the smallest on average. (APS, Romano et al. 2020, spreads its errors more evenly over rows, by larger
-        sets; how evenly these do, the report says by group.)"""
+        A set contains all classes with a score up to one threshold, which is the same for all rows: LAC (Sadinle et
+        al. 2019); its sets are the smallest on average. (APS, Romano et al. 2020, spreads its errors more evenly over
+        rows, with larger sets. The report shows by group how evenly these sets spread them.)"""
         logits = self.tempered(logits.double())
         return -nn.functional.logsigmoid(logits) if self.label_kind == SEVERAL else -logits.log_softmax(-1)
 
     def true_scores(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """How unlikely the truth is by what is said, `(N,)` float64: of one class its score; of several labels that of
-        the unlikeliest one that the row has, so that a set holds them all; of numbers how far off the worst of them
-        is, in deviations of the labels (`label_scale`) where the head knows them.
+        """How unlikely the truth is by the model's prediction, `(N,)` float64. For one class: its score. For several
+        labels: the highest score of the row's true labels, so that a set contains them all. For numbers: the error of
+        the worst one, in deviations of the labels (`label_scale`) if the head knows them.
 
         Args:
             logits: `(N, C)`.
-            labels: of rows that have one, by `label_kind`.
+            labels: labels of rows that have one, in the form of `label_kind`.
         """
         if self.label_kind == NUMBERS:
             errors = (logits.double() - labels.double().reshape(logits.shape)).abs()
@@ -57,12 +58,12 @@ class HowSureHead:
         return scores.gather(-1, labels[:, None])[:, 0]
 
     def answer_set(self, logits: torch.Tensor, coverage: float) -> torch.Tensor:
-        """The classes among which the true one is, or the labels that hold all true ones, in this share of new rows:
-        bool `(…, C)`. The likeliest class is always among them: a model that is right more often than was asked would
-        else give empty sets.
+        """The set of classes that contains the true one, or the set of labels that contains all true ones, in this
+        share of new rows: bool `(…, C)`. The likeliest class is always in the set: a model that is right more often
+        than the coverage requires would otherwise return empty sets.
 
         Raises:
-            ValueError: nobody looked, or see `Confidence.threshold`.
+            ValueError: the model was not calibrated, or see `Confidence.threshold`.
         """
         chosen = self.answer_scores(logits) <= self.threshold(coverage)
         if self.label_kind == SEVERAL:
@@ -70,8 +71,9 @@ class HowSureHead:
         return chosen.scatter(-1, logits.argmax(-1, keepdim=True), True)
 
     def interval(self, logits: torch.Tensor, coverage: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """From where to where all numbers of a row lie, in this share of new rows: two tensors `(…, C)`, in the unit
-        of the labels. All rows have the same width: a width for each row would take a second model, of the errors.
+        """The interval that contains all numbers of a row, in this share of new rows: its ends, two tensors `(…, C)`,
+        in the unit of the labels. All rows get the same width: a width per row would need a second model of the
+        errors.
 
         Raises:
             ValueError: see `answer_set`.
@@ -83,31 +85,31 @@ class HowSureHead:
         """See `Confidence.threshold`.
 
         Raises:
-            ValueError: also where nobody looked at validation rows.
+            ValueError: also if the model was not calibrated on validation rows.
         """
         if self.confidence is None:
             raise ValueError(
-                f"coverage {coverage:g} was asked for, and this model was not calibrated: `mm_hf evaluate RUN "
-                "--calibrate` does it on the validation rows of its run, `--calibrate true` at the end of training."
+                f"coverage {coverage:g} needs a calibrated model, and this one was not calibrated: run `mm_hf "
+                "evaluate RUN --calibrate`, which uses the validation rows, or train with `--calibrate true`."
             )
         return self.confidence.threshold(coverage)
 
     def number_scale(self, like: torch.Tensor) -> torch.Tensor:
-        """The deviation of the labels of each output, `(C,)`; ones where nobody knows them."""
+        """The standard deviation of the labels of each output, `(C,)`; ones if it is not known."""
         return like.new_tensor(self.label_scale or [1.0] * like.shape[-1])
 
 
 class ConfidenceMixin:
-    """What a model keeps of how sure its answers are, and when it forgets it."""
+    """What a model knows about the confidence of its answers, and when this is removed."""
 
     config: Any
     training: bool
 
     def set_confidence(self, confidences: Mapping[str | None, Confidence]):
-        """Keeps what validation rows say about the answers; see the method of `MMFusionConfig`."""
+        """Keeps what was learned on validation rows about the answers; see the method of `MMFusionConfig`."""
         self.config.set_confidence(confidences)
 
     def void_confidence(self):
-        """Forgets it where the model trains: of other weights nobody knows it."""
+        """Removes it when the model trains: it does not hold for other weights."""
         if self.training and torch.is_grad_enabled() and self.config.has_confidence:
             self.set_confidence({})

@@ -1,7 +1,7 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""Pictures: opened, and turned into what they mean. All that takes a picture takes it from here, so that training,
-processor and pipelines see the same one."""
+"""Opens pictures and converts them. All code that takes a picture uses this module, so that training, processor and
+pipelines see the same picture."""
 
 import base64
 import io
@@ -18,15 +18,15 @@ from PIL import Image, ImageColor, UnidentifiedImageError
 from .files import regular_file
 
 
-# What Pillow may open. It starts Ghostscript for an EPS, whatever the file's name; HEIF is there where a plugin of the
-# user's brings it.
+# The formats that Pillow may open. For an EPS it would start Ghostscript, whatever the file's name. HEIF works if the
+# user has installed a plugin for it.
 FORMATS = (
     *("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF", "JPEG2000", "MPO", "DIB", "ICO", "PPM", "QOI"),
     *("PCX", "SGI", "TGA"),
 )
-MAX_ASPECT = 1000  # resized to a shortest side of 256 pixels, a longer picture would fill the memory
-ORIENTATION = 0x0112  # the key in EXIF data
-TURNS = {  # what makes a picture of these orientations upright; 1 is upright
+MAX_ASPECT = 1000  # a longer picture, resized to a shortest side of 256 pixels, would fill the memory
+ORIENTATION = 0x0112  # the key in the EXIF data
+TURNS = {  # the turn that makes a picture of each orientation upright; 1 is upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -41,17 +41,17 @@ SIDEWAYS = (
     Image.Transpose.TRANSVERSE,
     Image.Transpose.ROTATE_90,
 )
-CHANNELS = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # modes of arrays by their channels
-RANGES = (255, 65535)  # of integers
+CHANNELS = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # modes of arrays by their number of channels
+RANGES = (255, 65535)  # the highest values of integers
 FLOAT_RANGES = (1, *RANGES)
-OVERSHOOT = 0.1  # of its range, which resizing a picture of floats may leave behind at sharp edges
-FEWEST_SHADES = 16  # of 256 that a picture must have where its range is read off its values
+OVERSHOOT = 0.1  # share of the range: resizing a picture of floats may leave such values at sharp edges
+FEWEST_SHADES = 16  # of 256: a picture must have so many if its range is guessed from its values
 BASE64 = re.compile(r"[A-Za-z0-9+/\s]{64,}={0,2}\s*")
-SECONDS = 30  # to wait for a URL
+SECONDS = 30  # timeout for a URL
 
 
 class PictureError(ValueError):
-    """What is no picture, or one that cannot be read."""
+    """The value is not a picture, or cannot be read."""
 
 
 def open_image(
@@ -60,25 +60,25 @@ def open_image(
     channels: int = 3,
     least: tuple[int, int] | None = None,
 ) -> Image.Image:
-    """Opens a picture and says what it means: upright, in 8 bits, without transparency.
+    """Opens a picture and converts it: upright, in 8 bits, without transparency.
 
     Args:
         source: a path, the bytes of a file, a dict of `bytes` and `path`, a PIL image, or an array or tensor, see
-            `picture_of_array`; also an http(s) address, or what `data:image/…;base64,` begins.
-        background: the ground under transparent pixels, see `color_of`; None: their transparency is dropped, and the
-            colour that it hid is seen.
+            `picture_of_array`; also an http(s) address, or a text that begins with `data:image/…;base64,`.
+        background: the colour under transparent pixels, see `color_of`; None: transparency is dropped, and the colour
+            that it hid becomes visible.
         channels: 3, or 1 for grey.
-        least: width and height, of the upright picture, that are enough: a JPEG of twice the size or more is decoded
-            to a half, a quarter or an eighth, and never to fewer pixels than these, see `shrink_jpeg`. What was opened
-            before is left as it is. None: all of its pixels.
+        least: width and height, of the upright picture, that are enough: a JPEG of at least twice the size is decoded
+            to a half, a quarter or an eighth, but never to fewer pixels than these, see `shrink_jpeg`. A picture that
+            was opened before is not changed. None: all of its pixels.
 
     Returns:
         an image of mode `RGB`, or `L` for one channel. EXIF's orientation is applied. Pictures of 16 or 32 bits and of
-        floats are scaled by their kind, see `eight_bits`. Of several frames it is the first.
+        floats are scaled by their type, see `eight_bits`. If there are several frames, it is the first one.
 
     Raises:
-        PictureError: it is no picture, cannot be read, is too large, or has pixels of no known kind.
-        ValueError: a file that is not there or not regular, or a background that is no colour.
+        PictureError: it is not a picture, cannot be read, is too large, or has pixels of an unknown type.
+        ValueError: the file does not exist or is not regular, or the background is not a colour.
     """
     ground = color_of(background)
     if isinstance(source, (np.ndarray, torch.Tensor)):
@@ -102,7 +102,7 @@ def is_picture(value: Any) -> bool:
 
 
 def color_of(background: str | Sequence[int] | None) -> tuple[int, int, int] | None:
-    """The colour of a ground: a name (`white`), `#rrggbb` or three whole numbers from 0 to 255; None for none.
+    """The colour of a background: a name (`white`), `#rrggbb` or three whole numbers from 0 to 255; None for none.
 
     Raises:
         ValueError: it is none of these.
@@ -128,11 +128,11 @@ def color_of(background: str | Sequence[int] | None) -> tuple[int, int, int] | N
 
 
 def open_file(source: Any) -> Image.Image:
-    """Opens the file of a picture, of which the header is read; the pixels are not. Use it in a `with`; see
+    """Opens the file of a picture and reads its header, but not its pixels. Use it in a `with` block; see
     `open_image`.
 
     Raises:
-        ValueError: it is no regular file, or no picture of one of `FORMATS`, or has too many pixels.
+        ValueError: it is not a regular file, or not a picture of one of `FORMATS`, or has too many pixels.
     """
     if isinstance(source, Mapping) and set(source) <= {"bytes", "path"}:
         source = source.get("path") if source.get("bytes") is None else source["bytes"]
@@ -144,18 +144,18 @@ def open_file(source: Any) -> Image.Image:
         file = regular_file(source, "picture")
     else:
         raise PictureError(
-            f"this is no picture: {source!r:.80}. Needed is a PIL image, an array, a path, or the bytes of a file."
+            f"this is not a picture: {source!r:.80}. It must be a PIL image, an array, a path, or the bytes of a file."
         )
-    Image.init()  # or the list of formats is not complete
+    Image.init()  # without it the list of formats is not complete
     known = [name for name in FORMATS if name in Image.OPEN]
     try:
         image = Image.open(file, formats=known)
     except UnidentifiedImageError:
         raise PictureError(
-            f"the picture cannot be read{named(source)}: it is none of {', '.join(known)}, or broken. It begins with "
+            f"the picture cannot be read{named(source)}: it is none of {', '.join(known)}, or damaged. It begins with "
             f"{beginning(file)!r}."
         ) from None
-    except Exception as error:  # Pillow raises a dozen types for broken files
+    except Exception as error:  # Pillow raises a dozen types for damaged files
         raise unreadable(error, source) from None
     width, height = image.size
     if max(width, height) > MAX_ASPECT * min(width, height):
@@ -165,11 +165,11 @@ def open_file(source: Any) -> Image.Image:
 
 
 def content_of(source: str) -> str | bytes:
-    """What a string means: the content behind an http(s) address, what is written in base 64, or else a path."""
+    """Resolves a string: the content of an http(s) address, the decoded base 64 data, or else the path itself."""
     if source.startswith(("http://", "https://")):
-        try:  # the library asks users of a checkpoint for all that is imported in any other way
+        try:  # an import inside `try` is not listed as a requirement for the users of a checkpoint
             from huggingface_hub.utils import httpx
-        except ImportError:  # of the Hub's library before it brought its own
+        except ImportError:  # older versions of the Hub's library need another import
             httpx = import_module("httpx")
         try:
             return httpx.get(source, timeout=SECONDS, follow_redirects=True).raise_for_status().content
@@ -186,7 +186,7 @@ def content_of(source: str) -> str | bytes:
 
 
 def meaning_of(image: Image.Image, ground: tuple[int, int, int] | None, channels: int) -> Image.Image:
-    """An image as `open_image` gives it; of one that it gave, the very same."""
+    """An image converted as `open_image` describes; an image that it returned before is returned unchanged."""
     mode = CHANNELS[channels]
     if image.mode == mode and not image.info and type(image) is Image.Image and fits(image.size):
         return image
@@ -199,25 +199,25 @@ def meaning_of(image: Image.Image, ground: tuple[int, int, int] | None, channels
         if image.mode.startswith("I") or image.mode == "F":
             plain = wide_picture(turned, kind, ground)
         elif ground is not None and turned.has_transparency_data:
-            # Pillow knows no way from premultiplied grey to colours.
+            # Pillow cannot convert premultiplied grey to colours.
             whole = (turned.convert("LA") if turned.mode == "La" else turned).convert("RGBA")
             plain = Image.new("RGB", whole.size, ground)
             plain.paste(whole.convert("RGB"), mask=whole.getchannel("A"))
         else:
             plain = turned if turned.mode in ("L", "RGB") else turned.convert("RGB")
-        # Of the user's own image a copy, in any case.
+        # For the user's own image always a copy.
         converted = plain if plain.mode == mode and plain is not image else plain.convert(mode)
     except PictureError:
         raise
     except Exception as error:  # see `open_file`
         raise unreadable(error, getattr(image, "filename", "")) from None
-    converted.info = {}  # or what comes next would turn it again
+    converted.info = {}  # else the next step would turn it again
     return converted
 
 
 def shrink_jpeg(image: Image.Image, least: tuple[int, int]):
-    """Lets the decoder of JPEG leave out the frequencies that a smaller picture does not show: an eighth of the width
-    and height takes a quarter of the time. Nothing happens to other formats, nor to a JPEG below twice the size.
+    """Lets the JPEG decoder skip the frequencies that a smaller picture does not show: an eighth of the width and
+    height takes a quarter of the time. Other formats are not changed, nor a JPEG below twice the size.
 
     Args:
         image: an opened file, whose pixels are not read yet.
@@ -225,15 +225,15 @@ def shrink_jpeg(image: Image.Image, least: tuple[int, int]):
     """
     if image.format in ("JPEG", "MPO"):
         width, height = least
-        # No mode is asked for: Pillow would give up colours, and leaves those of print (CMYK) alone.
+        # No mode is given: Pillow would drop colours, and could not handle those of print (CMYK).
         image.draft(None, (height, width) if turn_of(image) in SIDEWAYS else (width, height))
 
 
 def turn_of(image: Image.Image) -> Image.Transpose | None:
-    """What makes an image upright, as its EXIF data say; None where it is, or where these are broken."""
+    """The turn that makes an image upright, from its EXIF data; None if it is upright, or the data are damaged."""
     try:
         return TURNS.get(image.getexif().get(ORIENTATION, 1))
-    except Exception:  # they are no reason to lose the picture
+    except Exception:  # damaged EXIF data are no reason to refuse the picture
         return None
 
 
@@ -244,13 +244,13 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def wide_picture(image: Image.Image, kind: str | None, ground: tuple[int, int, int] | None) -> Image.Image:
-    """A picture of one channel of more than 8 bits, of mode `I;16` (and its kin), `I` or `F`, as grey or, on a ground
-    (see `color_of`), in colours. The kind is the format of its file."""
+    """Converts a picture of one channel with more than 8 bits, of mode `I;16` (and similar), `I` or `F`, to grey or,
+    on a background (see `color_of`), to colours. The kind is the format of its file."""
     values = np.asarray(image)
-    if kind == "PPM" and image.mode == "I":  # Pillow has no other mode for its 16 bits
+    if kind == "PPM" and image.mode == "I":  # Pillow has no other mode for 16 bits of this format
         values = values.astype(np.uint16)
     plain = Image.fromarray(eight_bits(values))
-    hidden = image.info.get("transparency")  # of a PNG, one value that is transparent
+    hidden = image.info.get("transparency")  # in a PNG, the one value that is transparent
     if ground is None or not isinstance(hidden, int):
         return plain
     picture = Image.new("RGB", image.size, ground)
@@ -259,16 +259,16 @@ def wide_picture(image: Image.Image, kind: str | None, ground: tuple[int, int, i
 
 
 def picture_of_array(values: np.ndarray | torch.Tensor, layout: str | None = None) -> Image.Image:
-    """An image of an array or a tensor.
+    """Makes an image from an array or a tensor.
 
     Args:
-        values: `(H, W)`, `(H, W, C)` or `(C, H, W)`, of C = 1 (grey), 2 (grey and opacity), 3 (RGB) or 4 (RGB and
-            opacity), of a kind that `eight_bits` knows.
-        layout: `"channels_first"` or `"channels_last"`; None: by the shape, and where both are possible, a tensor has
-            its channels first and an array last.
+        values: `(H, W)`, `(H, W, C)` or `(C, H, W)`, with C = 1 (grey), 2 (grey and opacity), 3 (RGB) or 4 (RGB and
+            opacity), of a type that `eight_bits` knows.
+        layout: `"channels_first"` or `"channels_last"`; None: from the shape. If both are possible, a tensor has its
+            channels first and an array last.
 
     Raises:
-        ValueError: another shape, or pixels of no known kind.
+        ValueError: the shape is not allowed, or the pixels have an unknown type.
     """
     tensor = isinstance(values, torch.Tensor)
     if isinstance(values, torch.Tensor):
@@ -291,15 +291,16 @@ def picture_of_array(values: np.ndarray | torch.Tensor, layout: str | None = Non
 
 
 def eight_bits(values: np.ndarray) -> np.ndarray:
-    """Pixels, in an array that is not empty, scaled to uint8 by their kind.
+    """Scales pixels to uint8 by their type; the array is not empty.
 
-    Truth values are 0 and 255; uint8 stays; uint16 is divided by 257. Other integers are of 8 bits if none is above
-    255, of 16 if none is above 65535, else of 31 or 32. Floats are from 0 to 1, from 0 to 255 or from 0 to 65535: the
-    first that holds them, a tenth of overshoot allowed and cut off. Where the range is read off the values, a largest
-    one that leaves fewer than 16 of the 256 shades is refused: it is of some other kind.
+    Booleans become 0 and 255; uint8 stays; uint16 is divided by 257. Other integers count as 8 bits if none is above
+    255, as 16 if none is above 65535, else as 31 or 32. Floats are from 0 to 1, from 0 to 255 or from 0 to 65535: the
+    first range that contains them, with a tenth of overshoot, which is cut off. If the range is guessed from the
+    values and the largest value leaves fewer than 16 of the 256 shades, the picture is refused: it has some other
+    range.
 
     Raises:
-        PictureError: numbers that are not finite, below 0, or of no such range.
+        PictureError: a number is not finite, is below 0, or no such range contains them.
     """
     kind = values.dtype.kind
     if values.dtype == np.uint8:
@@ -310,7 +311,7 @@ def eight_bits(values: np.ndarray) -> np.ndarray:
         raise PictureError(f"the picture must have numbers as pixels, got {values.dtype}.")
     low, high = float(values.min()), float(values.max())
     if not np.isfinite([low, high]).all():
-        raise PictureError(f"the picture has pixels that are no finite numbers: they go from {low} to {high}.")
+        raise PictureError(f"the picture has pixels that are not finite numbers: they go from {low} to {high}.")
     if values.dtype.itemsize == 2 and kind == "u":
         top: float | None = RANGES[-1]
     elif kind == "f":
@@ -329,25 +330,25 @@ def eight_bits(values: np.ndarray) -> np.ndarray:
 
 
 def fits(size: tuple[int, int]) -> bool:
-    """Whether a picture has a pixel, and is not many times as long as wide."""
+    """Whether a picture has at least one pixel, and its sides do not differ too much."""
     return 0 < max(size) <= MAX_ASPECT * min(size)
 
 
 def too_long(width: int, height: int) -> PictureError:
-    """The error for a picture that does not fit."""
+    """The error for a picture that is empty, or too long for its width."""
     return PictureError(
-        f"the picture has {width} × {height} pixels: needed is at least one, and one side at most {MAX_ASPECT} times "
-        "as long as the other."
+        f"the picture has {width} × {height} pixels: it needs at least one, and one side may be at most {MAX_ASPECT} "
+        "times as long as the other."
     )
 
 
 def named(source: Any) -> str:
-    """The path of a picture in a message; nothing for what has none."""
+    """The path of a picture, for a message; empty if it has none."""
     return f" from {os.fspath(source)!r:.300}" if source and isinstance(source, (str, os.PathLike)) else ""
 
 
 def unreadable(error: Exception, source: Any) -> PictureError:
-    """The error to raise for one of Pillow's, in one line."""
+    """Turns an error of Pillow into a PictureError of one line."""
     hint = ""
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
         hint = " PIL.Image.MAX_IMAGE_PIXELS is the limit."

@@ -1,6 +1,6 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""Image processors of the library: what they make of pictures, and the size that they make them."""
+"""Image processors of transformers: how they are used, and the size of the pictures that they make."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,10 +14,10 @@ from .image import open_image, picture_of_array
 from .probing import check_image_size
 
 
-# How many times the size that a picture is resized to a JPEG is decoded to at least: what Pillow takes for its own
-# thumbnails (`reducing_gap`). At 1 the decoder, which knows no more than averages, would do all of the resizing.
+# A JPEG is decoded to at least this many times the size that it is resized to. Pillow uses the same value for its own
+# thumbnails (`reducing_gap`). At 1 the decoder, which can only average, would do all of the resizing.
 DRAFT = 2
-# Image processors that make several pictures of one, or choose their size by its own, say so by one of these.
+# One of these shows an image processor that makes several pictures of one, or chooses the size itself.
 OTHER_SIZES = (
     *("image_grid_pinpoints", "do_image_splitting", "crop_to_patches", "max_num_patches", "max_patches", "patch_size"),
     *("do_align_long_axis", "do_thumbnail", "max_image_size", "min_pixels", "max_pixels", "keep_aspect_ratio"),
@@ -25,8 +25,8 @@ OTHER_SIZES = (
 
 
 def channels_made(image_processor, settings: Mapping[str, Any], channels: int | None) -> int:
-    """The channels of pictures: those that a vision encoder takes, where that is known, else 1 where there is the mean
-    of one, else 3."""
+    """The number of channels of pictures: the vision encoder's, if it is known; else 1 if the image processor has one
+    mean, else 3."""
     mean = settings.get("image_mean") or getattr(image_processor, "image_mean", None)
     if channels is None:
         return 1 if isinstance(mean, (list, tuple)) and len(mean) == 1 else 3
@@ -34,15 +34,15 @@ def channels_made(image_processor, settings: Mapping[str, Any], channels: int | 
 
 
 def least_size(image_processor, draft: float | None, settings: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Width and height that are enough of a picture, which is going to be resized: see `least` of `open_image`.
+    """The width and height of a picture that are enough, if it is resized afterwards: see `least` of `open_image`.
 
     Args:
-        image_processor: any of the library.
-        draft: how many times the size that it resizes to, before it cuts anything off; None: all pixels are needed.
-        settings: for the image processor, in place of its own.
+        image_processor: any image processor of transformers.
+        draft: how many times the size that it resizes to, before it crops; None: all pixels are needed.
+        settings: arguments for the image processor, which replace its own.
 
     Returns:
-        None too where it does not resize, or in a way that is not known here.
+        None too if it does not resize, or resizes in a way that is not known here.
     """
     values = {name: settings.get(name, getattr(image_processor, name, None)) for name in ("do_resize", "size")}
     if draft is None or not values["do_resize"] or not isinstance(values["size"], Iterable):
@@ -56,13 +56,13 @@ def least_size(image_processor, draft: float | None, settings: Mapping[str, Any]
         width = height = size["shortest_edge"]
     else:
         return None
-    share = settings.get("crop_pct", getattr(image_processor, "crop_pct", None)) or 1  # resized to more, then cut
+    share = settings.get("crop_pct", getattr(image_processor, "crop_pct", None)) or 1  # resized to more, then cropped
     return math.ceil(draft * width / min(share, 1)), math.ceil(draft * height / min(share, 1))
 
 
 def picture_settings(processor) -> dict[str, Any]:
-    """How a `MMFusionProcessor` opens a picture, as arguments of `open_image`: all that opens pictures for one asks
-    here, so that it sees the same."""
+    """How a `MMFusionProcessor` opens a picture, as arguments of `open_image`. All code that opens pictures for a
+    processor uses this, so that it sees the same picture."""
     draft = getattr(processor, "image_draft", None)
     return {
         "background": processor.image_background,
@@ -71,7 +71,7 @@ def picture_settings(processor) -> dict[str, Any]:
 
 
 def check_picture_settings(channels: Any, draft: Any):
-    """Refuses an `image_channels` or `image_draft` of `MMFusionProcessor` that it cannot have."""
+    """Refuses an invalid `image_channels` or `image_draft` of `MMFusionProcessor`."""
     if channels is not None and (type(channels) is not int or channels < 1):
         raise ValueError(f"image_channels must be a whole number of at least 1 or None, got {channels!r:.80}.")
     number = isinstance(draft, (int, float)) and not isinstance(draft, bool)
@@ -87,9 +87,9 @@ def opened_image(
     channels: int | None,
     draft: float | None = None,
 ) -> Any:
-    """A picture, opened as `open_image` says, for an image processor with its settings and the `image_background` and
-    `image_channels` of `MMFusionProcessor`. An array that is not to be rescaled, and that of an encoder with other
-    channels than one or three, stays as it is."""
+    """A picture, opened with `open_image` for an image processor, with its settings and the `image_background` and
+    `image_channels` of `MMFusionProcessor`. An array stays as it is if it must not be rescaled, or if the encoder has
+    a number of channels other than one or three."""
     channels = channels_made(image_processor, settings, channels)
     rescaled = settings.get("do_rescale", getattr(image_processor, "do_rescale", True)) is not False
     if isinstance(image, (np.ndarray, torch.Tensor)):
@@ -98,7 +98,7 @@ def opened_image(
             values = torch.as_tensor(image)
             if not values.isfinite().all():
                 first = values[~values.isfinite()][0].item()
-                raise ValueError(f"the picture has pixels that are no finite numbers, the first of them {first}.")
+                raise ValueError(f"the picture has pixels that are not finite numbers, the first of them {first}.")
             return image
         image = picture_of_array(image, settings.get("input_data_format"))
     return open_image(image, background, 1 if channels == 1 else 3, least_size(image_processor, draft, settings))
@@ -107,12 +107,12 @@ def opened_image(
 def prepare_images(
     image_processor, images: list, images_kwargs: Mapping[str, Any], channels: int | None
 ) -> dict[str, Any]:
-    """What an image processor of the library makes of pictures that `opened_image` gave."""
+    """Runs an image processor of transformers on pictures that `opened_image` returned."""
     settings = dict(images_kwargs)
     channels = channels_made(image_processor, settings, channels)
     if all(isinstance(image, Image.Image) for image in images):
         settings.pop("input_data_format", None)
-    if channels == 1:  # what the image processor has for three may not fit
+    if channels == 1:  # settings of the image processor for three channels may not fit
         if getattr(image_processor, "do_convert_rgb", None):
             settings["do_convert_rgb"] = False
         for name in ("image_mean", "image_std"):
@@ -123,9 +123,9 @@ def prepare_images(
 
 
 def resize_to(image_processor, image_size: int):
-    """Makes an image processor resize the whole of each picture to one height and width, where it can: without a
-    border, and without cutting anything off but where it knows no other way than to crop. Refuses what it cannot
-    make."""
+    """Sets an image processor to resize the whole of each picture to one height and width, if it can: without a
+    border, and without cropping, except if it cannot reach the size in another way. Raises if the result has another
+    size."""
     check_image_size(image_size)
     square = {"height": image_size, "width": image_size}
     edge = {"shortest_edge": image_size}
@@ -155,7 +155,7 @@ def resize_to(image_processor, image_size: int):
 
 
 def pixels_made(image_processor: Any, picture: Any) -> tuple[int, int] | None:
-    """Height and width in pixels of what an image processor makes of a picture of PIL; None where nobody knows."""
+    """Height and width in pixels of the result of an image processor for a PIL picture; None if it is not known."""
     crop, size = (getattr(image_processor, name, None) or {} for name in ("crop_size", "size"))
     sides = getattr(picture, "size", None)
     if getattr(image_processor, "do_center_crop", False):
@@ -171,11 +171,11 @@ def pixels_made(image_processor: Any, picture: Any) -> tuple[int, int] | None:
 
 
 def box_seen(image_processor: Any, picture: Any) -> list[float] | None:
-    """The part of a picture that an image processor leaves, [left, top, right, bottom] as shares of its width and
-    height: what lies outside is cut off. None where all of it is left, or nobody knows its size.
+    """The part of a picture that an image processor keeps, [left, top, right, bottom] as shares of its width and
+    height; the rest is cropped. None if all of it is kept, or its size is not known.
 
     Args:
-        picture: of PIL.
+        picture: a PIL picture.
     """
     crop, size = (getattr(image_processor, name, None) or {} for name in ("crop_size", "size"))
     sides = getattr(picture, "size", None)

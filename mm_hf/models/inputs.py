@@ -1,6 +1,6 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""What a model cannot take, and texts that cannot be read."""
+"""Checks of inputs: inputs that a model cannot take, and texts that cannot be read."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -18,36 +18,37 @@ from .names import did_you_mean, nearest
 
 
 def fault_of_text(text: Any) -> str | None:
-    """Why a text cannot be read; None where it can."""
+    """Why a text cannot be read; None if it can."""
     if not isinstance(text, str) or not text.strip():
-        return f"the text is empty or no string ({text!r:.80}); None means that there is none."
+        return f"the text is empty or not a string ({text!r:.80}); use None if there is no text."
     return fault_of_unicode(text)
 
 
 def fault_of_unicode(text: Any) -> str | None:
-    """Why a text, which may be empty, is none; None where it is one."""
+    """Why a value is not a valid text (an empty text is valid); None if it is one."""
     if not isinstance(text, str):
-        return f"this is no text: {text!r:.80}."
+        return f"this is not a text: {text!r:.80}."
     try:
         text.encode()
     except UnicodeEncodeError as error:
         return (
-            f"the text has a lone surrogate, {text[error.start]!r} at character {error.start}, and so is no valid "
-            f"Unicode ({text!r:.80}): decode it anew, or drop such characters by text.encode('utf-8', "
+            f"the text has a lone surrogate, {text[error.start]!r} at character {error.start}, so it is not valid "
+            f"Unicode ({text!r:.80}): decode it again, or drop such characters with text.encode('utf-8', "
             "'ignore').decode()."
         )
     return None
 
 
-# What a model is given
+# The inputs of a model
 
 
 def check_model_inputs(inputs: Mapping[str, Any], known: Iterable[str], others: Iterable[str] = ()):
-    """Refuses what a model cannot take, and says what to do. The `known` inputs are tensors, `others` are let through.
+    """Refuses inputs that a model cannot take, and says what to do. `known` inputs must be tensors, `others` may be
+    anything.
 
     Raises:
-        ValueError: raw rows in place of tensors, a batch without its two stars, a tensor under a name that is no
-            input, or a name that is nearly one.
+        ValueError: raw rows instead of tensors, a batch without its two stars, a tensor under an unknown name, or a
+            name that is almost the name of an input.
     """
     known, others = list(known), set(others)
     for name, value in inputs.items():
@@ -58,7 +59,7 @@ def check_model_inputs(inputs: Mapping[str, Any], known: Iterable[str], others: 
                 check_is_tensor(name, value)
         elif (argument := argument_of(name)) is not None:
             raise ValueError(
-                f"The model has no input {name!r}, it reads tensors: the processor makes them, as in "
+                f"The model has no input {name!r}, because it reads tensors: the processor makes them, as in "
                 f"model(**processor({argument}=…))."
             )
         elif isinstance(value, torch.Tensor) or name == "labels" or nearest(name, {*known, *others, "labels"}, 0.9):
@@ -67,7 +68,7 @@ def check_model_inputs(inputs: Mapping[str, Any], known: Iterable[str], others: 
 
 
 def argument_of(name: str) -> str | None:
-    """The processor's argument for raw rows that people hand to a model under some name; None where they do not."""
+    """The processor's argument for raw rows, if people give the model such rows under this name; else None."""
     for modality in MODALITIES.values():
         if name in (modality.argument, *modality.row_keys, *modality.meant):
             return modality.argument
@@ -75,11 +76,11 @@ def argument_of(name: str) -> str | None:
 
 
 def check_is_tensor(name: str, value: Any):
-    """Refuses the objects that people take for an input of a model: a batch, a picture, a text, or lists and arrays of
+    """Refuses objects that are often given instead of a tensor: a batch, a picture, a text, or lists and arrays of
     these or of numbers."""
     if isinstance(value, Mapping):
         raise ValueError(
-            f"{name} must be a tensor, got {type(value).__name__} with {list(value)[:6]}: a batch goes in with two "
+            f"{name} must be a tensor, got {type(value).__name__} with {list(value)[:6]}: give a batch with two "
             "stars, model(**batch)."
         )
     first: Any = value
@@ -88,15 +89,15 @@ def check_is_tensor(name: str, value: Any):
     kind = type(value).__name__ if first is value else f"{type(value).__name__} of {type(first).__name__}"
     if isinstance(first, (str, bytes, os.PathLike, Image, Mapping)):
         raise ValueError(
-            f"{name} must be a tensor, got {kind}: rows go through the processor first, as in "
+            f"{name} must be a tensor, got {kind}: give rows to the processor first, as in "
             "model(**processor(images=…, text=…))."
         )
     if isinstance(value, (list, tuple, np.ndarray)):
-        raise ValueError(f"{name} must be a tensor, got {kind}: torch.tensor(…) makes one of numbers.")
+        raise ValueError(f"{name} must be a tensor, got {kind}: torch.tensor(…) makes one from numbers.")
 
 
 def check_labels(labels: Any, name: str = "labels"):
-    """Refuses labels that are no tensor: names of classes, lists or arrays of numbers, or anything else."""
+    """Refuses labels that are not a tensor: names of classes, lists or arrays of numbers, or anything else."""
     if isinstance(labels, torch.Tensor):
         return
     first: Any = labels
@@ -104,15 +105,15 @@ def check_labels(labels: Any, name: str = "labels"):
         first = first[0]
     if isinstance(first, str):
         raise ValueError(
-            f"{name} must be a tensor of numbers, got names such as {first!r:.80}: model.config.label2id gives their "
-            "numbers, processor.target_ids the tokens of texts that are to be written."
+            f"{name} must be a tensor of numbers, got names such as {first!r:.80}: use model.config.label2id for "
+            "their numbers, or processor.target_ids for the tokens of texts to generate."
         )
     way = "" if first is labels else f": torch.tensor({name}) makes one."
     raise ValueError(f"{name} must be a tensor, got {type(labels).__name__}{way or '.'}")
 
 
 def check_token_labels(labels: Any, rows: int):
-    """Refuses labels that are no tokens of a text for each row: `(rows, S)` int64 is what is needed."""
+    """Refuses labels that are not the tokens of a text for each row: they must be `(rows, S)` int64."""
     check_labels(labels)
     if labels.is_floating_point() or labels.ndim != 2 or len(labels) != rows:
         raise ValueError(
@@ -122,11 +123,11 @@ def check_token_labels(labels: Any, rows: int):
 
 
 def check_classes(labels: torch.Tensor, count: int):
-    """Refuses numbers that are no class; -100 is none. On the CPU alone: elsewhere a look would wait for all that was
-    computed before."""
+    """Refuses numbers that are not a class; -100 means no label. Only on the CPU: on another device, the check would
+    wait for all earlier computations."""
     if labels.device.type != "cpu":
         return
     outside = (labels != -100) & ((labels < 0) | (labels >= count))
     if outside.any():
         numbers = sorted(set(labels[outside].tolist()))[:10]
-        raise ValueError(f"Labels are numbers from 0 to {count - 1}, or -100 for none; got {numbers}.")
+        raise ValueError(f"Labels must be numbers from 0 to {count - 1}, or -100 for none; got {numbers}.")

@@ -1,6 +1,6 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""How the parts of an item lie over its tokens: the cells of a picture, the words of a text, moments, columns.
+"""Which tokens belong to which part of an item: the cells of a picture, the words of a text, moments, columns.
 
 Notation used for tensor shapes: `T` tokens of an item; `P` parts.
 """
@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 
-MOMENTS = 48  # parts of a sound, a series or a text at most: more nobody can tell apart in a drawing
-CELLS = 8  # of a picture a side at most: finer ones show little more, and each costs one more run of the fusion
-# That may stand before the patches of a picture: one for the class, one of a teacher, four registers.
+MOMENTS = 48  # the most parts of a sound, a series or a text: more cannot be told apart in a drawing
+CELLS = 8  # the most cells per side of a picture: finer ones show little more, and each costs a run of the fusion
+# How many tokens may come before the patches of a picture: the class token, a distillation token, four registers.
 SPECIAL_TOKENS = (0, 1, 2, 4, 5, 6)
 WORD = re.compile(r"\w+|[^\w\s]")
 
@@ -27,13 +27,14 @@ class ItemParts:
 
     Args:
         kind: how a page draws the item: "picture", "text", "sound", "series", "table" or "other".
-        shape: of a map over the parts, `(rows, columns)` of a picture, else `(P,)`.
-        tokens: `(T,)` int64, the part that each token stands for, counted row by row; -1 for none: padding, and what
-            stands for the whole item.
-        reach: how many neighbours on each side are taken away together with a part, since what is looked for may lie
-            across its border.
-        where: where the parts are, by name: `spans` (characters, from and to), `times` (from and to), `columns`; and
-            of a picture of which the encoder sees a part alone, the `box` that the cells cover, see `box_seen`.
+        shape: the shape of a map over the parts, `(rows, columns)` for a picture, else `(P,)`.
+        tokens: `(T,)` int64, the part of each token, counted row by row; -1 for none: padding, and tokens that stand
+            for the whole item.
+        reach: how many neighbours on each side are removed together with a part, because an object may cross the
+            border of a part.
+        where: the places of the parts, by name: `spans` (characters, from and to), `times` (from and to), `columns`;
+            for a picture of which the encoder sees only a part, also the `box` that the cells cover, see
+            `box_seen`.
     """
 
     kind: str
@@ -48,33 +49,33 @@ class ItemParts:
         return math.prod(self.shape)
 
     def windows(self, reach: int | None = None) -> torch.Tensor:
-        """Which parts go together with each, `(P, P)` bool: those at most `reach` steps away, across, down or both."""
+        """Which parts are removed with each, `(P, P)` bool: those at most `reach` steps away, across, down or both."""
         reach = self.reach if reach is None else reach
         places = torch.cartesian_prod(*map(torch.arange, self.shape)).reshape(self.count, -1)  # (P, 1 or 2)
         return (places[:, None] - places[None]).abs().amax(-1) <= reach
 
     def tokens_of(self, parts: torch.Tensor) -> torch.Tensor:
-        """The tokens of chosen parts: of `(N, P)` bool `(N, T)` bool."""
+        """The tokens of chosen parts: from `(N, P)` bool to `(N, T)` bool."""
         return parts.to(self.tokens.device)[:, self.tokens.clamp(min=0)] & (self.tokens >= 0)
 
 
 def whole_item(tokens: int, mask: torch.Tensor | None = None, kind: str = "other") -> ItemParts:
-    """An item as one part; the mask is `(T,)` bool, None where there is no padding."""
+    """An item as a single part; the mask is `(T,)` bool, None if there is no padding."""
     parts = torch.zeros(tokens, dtype=torch.int64)
     return ItemParts(kind, (1,), parts if mask is None else parts.masked_fill(~mask.cpu(), -1))
 
 
 def cells(shapes: Sequence[tuple[int, ...]], config: Any, size: tuple[int, int] | None = None) -> ItemParts | None:
-    """The cells of a picture, as its coarsest level has them, or some of these together: finer levels have several
-    tokens a cell.
+    """The cells of a picture: the cells of its coarsest level, or groups of them. Finer levels have several tokens per
+    cell.
 
     Args:
         shapes: see `ModalityProjection.token_shapes`.
-        config: of the encoder, which tells the grid of patches.
-        size: height and width of the picture in pixels, as the encoder gets it; None: what the config says.
+        config: the encoder's config, which contains the grid of patches.
+        size: height and width of the picture in pixels, as the encoder gets it; None: from the config.
 
     Returns:
-        None where a level is no grid.
+        None if a level is not a grid.
     """
     grids = [(0, *shape) if len(shape) == 2 else patches(config, shape[0], size) for shape in shapes]
     known = [grid for grid in grids if grid is not None]
@@ -92,9 +93,9 @@ def cells(shapes: Sequence[tuple[int, ...]], config: Any, size: tuple[int, int] 
 
 
 def patches(config: Any, tokens: int, size: tuple[int, int] | None = None) -> tuple[int, int, int] | None:
-    """The grid of a vision transformer's tokens: how many stand before the patches, their rows and columns; None where
-    they are no grid. A grid has the sides of its picture, whatever the encoder has put together; where neither `size`
-    nor the config tells these, it is a square."""
+    """The grid of a vision transformer's tokens: the number of tokens before the patches, its rows and its columns;
+    None if the tokens are not a grid. A grid has the proportions of its picture, even if the encoder has merged
+    patches. If neither `size` nor the config gives them, it is a square."""
     patch, known = getattr(config, "patch_size", None), size or getattr(config, "image_size", None)
     height, width = (known, known) if isinstance(known, int) else tuple(known or (1, 1))
     if patch and known:
@@ -111,14 +112,14 @@ def patches(config: Any, tokens: int, size: tuple[int, int] | None = None) -> tu
 
 
 def moments(kind: str, tokens: int, mask: torch.Tensor | None, length: float | None, most: int = MOMENTS) -> ItemParts:
-    """Moments of what runs in time, all equally long but for the last.
+    """Moments of an item that runs in time; all have the same length except the last.
 
     Args:
         kind: see `ItemParts`.
         tokens: T.
-        mask: `(T,)` bool, which count; None: all.
-        length: of the item in seconds or steps; None: it is counted in tokens.
-        most: moments at most.
+        mask: `(T,)` bool, the tokens that count; None: all.
+        length: the length of the item in seconds or steps; None: it is counted in tokens.
+        most: the highest number of moments.
     """
     count = tokens if mask is None else max(1, int(mask.sum()))
     each = -(-count // most)
@@ -132,20 +133,20 @@ def moments(kind: str, tokens: int, mask: torch.Tensor | None, length: float | N
 
 
 def words(text: str, tokenizer: Any, tokens: int, mask: torch.Tensor | None, **settings: Any) -> ItemParts | None:
-    """The words of a text, by where its tokens stand in it.
+    """The words of a text, and the tokens of each.
 
-    A fast tokenizer says that itself; with others each word is tokenized alone, and the text is one part where that
-    gives other numbers of tokens.
+    A fast tokenizer gives the places of its tokens. With other tokenizers each word is tokenized alone; if the numbers
+    of tokens then differ, the whole text is one part.
 
     Args:
-        text: as it was tokenized; its padding stands behind it.
-        tokenizer: of the processor.
+        text: the text that was tokenized; its padding is at the end.
+        tokenizer: the processor's tokenizer.
         tokens: T.
-        mask: `(T,)` bool, which count; None: all.
-        settings: of the call that tokenized it, such as `max_length`.
+        mask: `(T,)` bool, the tokens that count; None: all.
+        settings: the arguments of the call that tokenized it, such as `max_length`.
 
     Returns:
-        None where the words cannot be told apart.
+        None if the words cannot be told apart.
     """
     count = tokens if mask is None else int(mask.sum())
     parts = torch.full((tokens,), -1)
@@ -157,7 +158,7 @@ def words(text: str, tokenizer: Any, tokens: int, mask: torch.Tensor | None, **s
             return None
         spans: dict[int, list[int]] = {}
         for place, (number, (start, end)) in enumerate(zip(numbers, offsets)):
-            start += len(text[start:end]) - len(text[start:end].lstrip())  # some count the space before a word
+            start += len(text[start:end]) - len(text[start:end].lstrip())  # some include the space before a word
             if number is None or end <= start:
                 continue
             span = spans.setdefault(number, [start, end])
@@ -177,7 +178,7 @@ def words(text: str, tokenizer: Any, tokens: int, mask: torch.Tensor | None, **s
 
 
 def text_parts(tokens: torch.Tensor, spans: list[list[int]]) -> ItemParts | None:
-    """Parts with their spans, neighbours together where there are many; None where there is no word."""
+    """Parts with their spans; if there are many, neighbours are merged. None if there is no word."""
     each = -(-len(spans) // MOMENTS)
     if each > 1:
         tokens = torch.where(tokens < 0, tokens, tokens // each)
@@ -186,7 +187,7 @@ def text_parts(tokens: torch.Tensor, spans: list[list[int]]) -> ItemParts | None
 
 
 def leading_tokens(tokenizer: Any) -> int | None:
-    """How many special tokens a tokenizer puts before a text; None where it does not say."""
+    """How many special tokens a tokenizer puts before a text; None if it does not say."""
     try:
         return tokenizer.build_inputs_with_special_tokens([-1]).index(-1)
     except (AttributeError, NotImplementedError, TypeError, ValueError):
@@ -194,6 +195,6 @@ def leading_tokens(tokenizer: Any) -> int | None:
 
 
 def table_columns(tokens: int, names: Sequence[str] | None) -> ItemParts:
-    """The columns of a table, one token each, by their names; numbered where nobody knows them."""
+    """The columns of a table, one token each, by their names; numbered if the names are not known."""
     names = list(names or map(str, range(tokens)))
     return ItemParts("table", (tokens,), torch.arange(tokens), where={"columns": names})

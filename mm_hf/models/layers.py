@@ -1,6 +1,6 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""The layers of an encoder: which parameter belongs to which, and which ones make its top."""
+"""The layers of an encoder: the layer of each parameter, and the parameters of the top layers."""
 
 import functools
 from collections.abc import Collection, Iterator
@@ -16,15 +16,15 @@ from .encoding import run_encoder
 
 
 def stack_of(encoder: nn.Module) -> tuple[tuple[str, ...], int]:
-    """The paths of the lists that are the stack of layers, and how many layers they have: none and 0 without a list.
+    """The paths of the lists that form the stack of layers, and the number of layers; none and 0 without a list.
 
-    It is the `nn.ModuleList` with the most parameters (not the longest: a stage of Swin may have more blocks than Swin
-    has stages), together with the lists of the same length beside it (PVT's patch embeddings)."""
+    The stack is the `nn.ModuleList` with the most parameters (not the longest: a stage of Swin may have more blocks
+    than Swin has stages), together with the lists of the same length beside it (PVT's patch embeddings)."""
     lists = {path: module for path, module in encoder.named_modules() if isinstance(module, nn.ModuleList)}
     lists = {path: module for path, module in lists.items() if any(True for _ in module.parameters())}
     if not lists:
         return (), 0
-    # Of two that are equal, as a stack of one layer around a list of its own, the first and so the outer one.
+    # Of two equal lists (a stack of one layer that contains a list), the first one, which is the outer one.
     stack = max(lists, key=lambda path: sum(parameter.numel() for parameter in lists[path].parameters()))
     depth, parent = len(lists[stack]), stack.rpartition(".")[0]
     beside = (path for path in lists if len(lists[path]) == depth and path.rpartition(".")[0] == parent)
@@ -32,18 +32,18 @@ def stack_of(encoder: nn.Module) -> tuple[tuple[str, ...], int]:
 
 
 def layer_in_stack(name: str, lists: tuple[str, ...]) -> int | None:
-    """The layer of a parameter in the stack by its name, 1 for the lowest; None for a parameter outside of it."""
+    """The layer of a parameter in the stack, from its name, 1 for the lowest; None for a parameter outside of it."""
     path = next((path for path in lists if name.startswith(f"{path}.")), None)
     return None if path is None else 1 + int(name[len(path) + 1 :].split(".")[0])
 
 
 def encoder_layers(encoder: nn.Module) -> tuple[dict[str, int], int]:
-    """Tells the layer of every parameter of an encoder, see `stack_of`. What is defined before the stack counts as
-    layer 0, what is defined behind it as part of the top layer.
+    """Finds the layer of every parameter of an encoder, see `stack_of`. Parameters defined before the stack count as
+    layer 0, parameters defined after it as part of the top layer.
 
     Returns:
-        the layer by parameter name, 0 for embeddings and stem, 1 for the lowest layer of the stack; and the number of
-        the top layer. An encoder without a stack is all one layer, 1.
+        the layer by parameter name (0 for embeddings and stem, 1 for the lowest layer of the stack); and the number of
+        the top layer. An encoder without a stack is one single layer, 1.
     """
     names = [name for name, _ in encoder.named_parameters()]
     lists, depth = stack_of(encoder)
@@ -65,13 +65,13 @@ def top_layers(
     count: int,
     untrained: Collection[str] = (),
 ) -> set[str]:
-    """Names of the parameters of an encoder's `count` top layers (see `build_encoder` and `usable_layers`): those in
-    the stack, and outside of it those that work on what the layers below give (the last norm), wherever they are
-    defined: Wav2Vec2's last norm stands before its layers, BART's norm of the embeddings behind them. Those that do
-    not train in any case are left out.
+    """Names of the parameters of an encoder's `count` top layers (see `build_encoder` and `usable_layers`). They are
+    the parameters in the stack, and those outside of it that process the output of the layers below (the last norm),
+    wherever they are defined: Wav2Vec2 defines its last norm before its layers, BART its norm of the embeddings after
+    them. Parameters that never train are left out.
 
     Raises:
-        ValueError: an encoder whose layers cannot be told apart by what goes into them.
+        ValueError: the encoder's layers cannot be told apart by their inputs.
     """
     lists, _ = stack_of(encoder)
     lowest = usable_layers(encoder, untrained)[-count]
@@ -86,8 +86,8 @@ def top_layers(
 
 
 def usable_layers(encoder: nn.Module, untrained: Collection[str] = ()) -> list[int]:
-    """Numbers of the layers that can train, from the lowest up: those with a parameter of their own that does. None
-    for an encoder without a stack."""
+    """Numbers of the layers that can train, from the lowest up: the layers with a parameter of their own that trains.
+    Empty for an encoder without a stack."""
     lists, _ = stack_of(encoder)
     layers = {layer_in_stack(name, lists) for name, _ in encoder.named_parameters() if name not in untrained}
     return sorted(layer for layer in layers if layer is not None)
@@ -102,9 +102,9 @@ def names_below(
     lists: tuple[str, ...],
     layer: int,
 ) -> frozenset[str]:
-    """Names of the parameters on which depends what goes into a layer of the stack. Found by a run without numbers, as
-    `dry_run`; remembered by config. Refuses layers that do not follow one another: what goes into the second does not
-    depend on the first (lists of embeddings), or cannot be followed back (Reformer's)."""
+    """Names of the parameters that the input of a layer of the stack depends on. Found by a run without numbers, as in
+    `dry_run`; cached by config. Refuses layers that do not follow one another: the input of the second does not depend
+    on the first (lists of embeddings), or cannot be traced back (Reformer's)."""
     run = partial(names_below_on, modality=modality, feature_layers=feature_layers, lists=lists, layer=layer)
     return on_some_device(config_class, config_json, run)
 
@@ -122,7 +122,7 @@ def names_below_on(
     with probe_on(device, masked, config, modality) as (probe, inputs):
         depth = len(cast(nn.ModuleList, probe.get_submodule(lists[0])))
         entered: dict[int, dict[str, list[torch.Tensor]]] = {}
-        chain = min(max(layer, 2), depth)  # of the layer below this one what goes into it must depend
+        chain = min(max(layer, 2), depth)  # the input of this layer must depend on the layer below it
         for number in {layer, chain}:
             entered[number] = {}
             for path in lists:
@@ -145,14 +145,14 @@ def names_below_on(
         follow = chain == 1 or any(layer_in_stack(name, lists) == chain - 1 for name in feeding(chain))
         if not follow or not entered[layer]:
             raise ValueError(
-                f"The {modality} encoder ({config.model_type}) has no layers that can be seen to follow one another. "
-                f"It trains as a whole or not at all: leave layers out, for all of {modality!r}."
+                f"The layers of the {modality} encoder ({config.model_type}) do not visibly follow one another, so it "
+                f"trains as a whole or not at all: leave layers out, to train all of {modality!r}."
             )
     return fed
 
 
 def note_inputs(entered: dict[str, list[torch.Tensor]], path: str, module: nn.Module, args, kwargs):
-    """A forward hook: takes down what goes into the first module that is called of a layer."""
+    """A forward hook: records the input of the first module of a layer that is called."""
     if path not in entered:
         entered[path] = [tensor for tensor in tensors_in((args, kwargs)) if tensor.is_floating_point()]
 

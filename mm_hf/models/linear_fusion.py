@@ -1,11 +1,11 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""The fusion that is a straight line: of the encoders' pooled states, place by place.
+"""The fusion that is a linear model of the encoders' pooled states, with one linear map per place.
 
-A linear model on concatenated features is the sum of one linear map a feature. So nothing has to be as wide as all
-features together: each projection maps what its encoder gives to the fusion width, a place and a level of features
-with a map of its own, the fusion adds up, and the head is linear too. `mm_hf train --fusion linear` writes what
-scikit-learn has fitted into these maps; gradients can train them as well.
+A linear model on concatenated features is the sum of one linear map per feature. So nothing has to be as wide as all
+features together: each projection maps the output of its encoder to the fusion width, with a separate map for each
+place and each level of features. The fusion adds the results up, and the head is linear too. `mm_hf train --fusion
+linear` writes the weights that scikit-learn fitted into these maps; gradients can train them as well.
 
 Notation used for tensor shapes: see `modeling_outputs`. `K` places of a row.
 """
@@ -27,8 +27,8 @@ LINEAR = "linear"
 
 
 def pool_levels(states: EncoderStates) -> list[torch.Tensor]:
-    """One vector an item, `(U, H)`, of each level that an encoder gives: the mean of its tokens, padding left out, or
-    of the cells of its feature map."""
+    """One vector per item, `(U, H)`, for each level of an encoder: the mean of its tokens without padding, or of the
+    cells of its feature map."""
     pooled = []
     for level in states.levels or ():
         if level.ndim == 4:
@@ -42,10 +42,10 @@ def pool_levels(states: EncoderStates) -> list[torch.Tensor]:
 
 
 class LinearProjection(ModalityProjection):
-    """From an encoder's states to tokens of the fusion width by linear maps alone: no norm, no positions, a map for
-    each place and level, and a vector for each place that is absent.
+    """From an encoder's states to tokens of the fusion width with linear maps only: no norm, no positions. It has a
+    map for each place and level, and a vector for each place that is absent.
 
-    The vector of an item is the map of the mean of its tokens: `pooling` does not matter.
+    The vector of an item is the map of the mean of its tokens; `pooling` has no effect.
 
     Args:
         level_shapes, hidden_size, layer_norm_eps, pooling, places, join: see `ModalityProjection`.
@@ -68,27 +68,27 @@ class LinearProjection(ModalityProjection):
         self.absent_token = nn.Parameter(torch.zeros(places, hidden_size))
 
     def init_own_parameters(self, std: float):
-        """Initial values of what stands in no layer of its own."""
+        """Initial values of the parameters that belong to no layer."""
         init.normal_(self.absent_token, mean=0.0, std=std)
 
     def project_places(self, states: EncoderStates) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens `(U, T, K, D)` of all levels side by side, and one vector an item `(U, K, D)`, for each place that
-        the item may stand in."""
+        """Tokens `(U, T, K, D)` of all levels side by side, and one vector per item `(U, K, D)`, for each place that
+        the item may have."""
         absent: torch.Tensor = self.absent_token
         tokens, pooled = [], torch.zeros_like(absent)
         for level, linear in zip(states.levels or (), self.levels):
             level = level.to(absent.dtype)
             level = linear(level.flatten(2).transpose(1, 2) if level.ndim == 4 else level)  # (U, T, K * D)
             tokens.append(level.unflatten(-1, absent.shape))
-            # The mean of what a linear map gives is the map of the mean.
+            # The mean of the outputs of a linear map is the map of the mean.
             (mean,) = pool_levels(EncoderStates(levels=(level,), mask=states.mask))
             pooled = pooled + mean.unflatten(-1, absent.shape)
         return torch.cat(tokens, dim=1), pooled
 
     def with_tokens(self, states, tokens, shapes=None):
-        """See the method of the base class: what is added to a pooled vector is what the means of its tokens gain."""
+        """See the method of the base class: the change of the token means is added to the pooled vector."""
         if len(self.levels) > 1 and not shapes:
-            raise ValueError(f"Features of {len(self.levels)} levels have each a mean of its own: give their shapes.")
+            raise ValueError(f"Features of {len(self.levels)} levels are averaged per level: give their shapes.")
         sizes = [math.prod(shape) for shape in shapes or [(tokens.shape[1] // self.places,)]]
         gain = (tokens - states.tokens).unflatten(1, (self.places, -1))  # (U, K, T, D)
         mask = torch.ones(tokens.shape[:2], dtype=torch.bool) if states.mask is None else states.mask
@@ -104,8 +104,8 @@ class LinearProjection(ModalityProjection):
         absent: torch.Tensor = self.absent_token
         if states.levels is None:
             if index is None:
-                raise ValueError("States without an item need the index of each row, -1.")
-            if self.training:  # all of the projection takes part in every batch, on every process
+                raise ValueError("States without an item need an index: -1 for each row.")
+            if self.training:  # all parameters of the projection must be used in every batch, on every process
                 absent = absent + 0 * sum(parameter.sum() for parameter in self.parameters())
             tokens, pooled = absent[None, None], absent[None]  # (1, 1, K, D), (1, K, D)
             mask, index = None, torch.zeros_like(index)
@@ -122,7 +122,7 @@ class LinearProjection(ModalityProjection):
                 if mask is None:
                     mask = torch.ones(items, length, dtype=torch.bool, device=tokens.device)
                 mask = torch.cat([first[None], mask])
-                index = (index + 1).clamp(min=0)  # the absent token goes first, so that an index too large is an error
+                index = (index + 1).clamp(min=0)  # the absent token is first: an index too large is then an error
         if self.places == 1:
             return TokenStates(tokens=tokens[:, :, 0], mask=mask, index=index, pooled=pooled[:, 0])
         combinations, index = distinct_rows(index)  # (U, K), (B,)
@@ -140,8 +140,8 @@ class LinearProjection(ModalityProjection):
 
 @register_fusion(LINEAR)
 class LinearFusion(PooledFusion):
-    """The sum of one linear map of each modality's pooled states: with the linear head behind it a straight line. It
-    has no layers, whatever the config says, and no norm: these would bend it."""
+    """The sum of one linear map of each modality's pooled states. With the linear head after it, it is a linear model.
+    It has no layers, whatever the config says, and no norm, because these are not linear."""
 
     projection_class = LinearProjection
 

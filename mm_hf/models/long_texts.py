@@ -1,6 +1,7 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""Texts that are longer than an encoder can read, as several windows: texts again, each in a place of its own."""
+"""Splits texts that are longer than an encoder can read into several windows. Each window is a text with its own
+place."""
 
 from functools import lru_cache
 from typing import Any
@@ -14,16 +15,16 @@ from .text import TOKENIZING, UNKNOWN_LENGTH
 logger = logging.get_logger(__name__)
 
 MAX_WINDOWS = 64
-OVERLAP = 8  # one part in so many of a window is also in the one before: what stands at a seam is whole in one of them
-REACH = 4  # the end of a word is looked for within the last quarter of a window
-KEPT = 2048  # texts whose windows are remembered: each is asked for once a place
+OVERLAP = 8  # one token in so many of a window is also in the window before, so that no word or phrase is cut in both
+REACH = 4  # a window ends at the end of a word, which is looked for in its last quarter
+KEPT = 2048  # the windows of so many texts are cached, because each text is used once per place
 
 
 def check_windows(tokenizer: Any, count: Any):
     """Refuses windows that cannot be made.
 
     Raises:
-        ValueError: no whole number from 2 on, or a tokenizer that does not say where its tokens stand.
+        ValueError: the count is not a whole number from 2 on, or the tokenizer does not give the places of its tokens.
     """
     if count is None:
         return
@@ -31,20 +32,20 @@ def check_windows(tokenizer: Any, count: Any):
         raise ValueError(f"text_windows must be a whole number from 2 to {MAX_WINDOWS} or None, got {count!r:.80}.")
     if tokenizer is not None and not getattr(tokenizer, "is_fast", False):
         raise ValueError(
-            f"text_windows is {count}, and {type(tokenizer).__name__} does not say where its tokens stand in a text: "
-            "take its fast form (use_fast), or leave text_windows out, which cuts long texts."
+            f"text_windows is {count}, but {type(tokenizer).__name__} does not give the places of its tokens in a "
+            "text: use its fast form (use_fast), or leave text_windows out, which cuts long texts."
         )
 
 
 def windows_of(tokenizer: Any, text: str, count: int) -> list[str]:
-    """A text as windows of at most as many tokens as the encoder reads: itself where it fits.
+    """Splits a text into windows of at most as many tokens as the encoder reads; a short text stays as it is.
 
-    They begin and end between words where the words allow it, and overlap a little. What lies behind the last of them
-    is left out, and said once.
+    Windows begin and end between words if possible, and overlap a little. The text after the last window is left out,
+    with a warning, once.
 
     Args:
-        tokenizer: a fast one, whose `model_max_length` is what the encoder reads.
-        count: windows at most.
+        tokenizer: a fast one; its `model_max_length` is what the encoder reads.
+        count: the highest number of windows.
 
     Returns:
         `1 … count` texts.
@@ -70,7 +71,7 @@ def _windows_of(tokenizer: Any, text: str, count: int, longest: int) -> tuple[st
     begin = 0
     while len(windows) < count:
         end = min(begin + room, len(offsets))
-        if end < len(offsets):  # back to the end of a word
+        if end < len(offsets):  # move back to the end of a word
             end = next((at for at in range(end, end - reach, -1) if begins_word(text, offsets, at)), end)
         windows.append(text[offsets[begin][0] : offsets[end - 1][1]])
         if end == len(offsets):
@@ -79,21 +80,20 @@ def _windows_of(tokenizer: Any, text: str, count: int, longest: int) -> tuple[st
         words = (at for at in range(nominal, end + 1) if begins_word(text, offsets, at))
         begin = max(begin + 1, next(words, nominal))
     logger.warning_once(
-        f"A text of {len(offsets)} tokens has more than text_windows {count} windows of {room}: what is behind them "
+        f"A text of {len(offsets)} tokens has more than text_windows {count} windows of {room}: the text after them "
         "is left out. This is said once."
     )
     return tuple(windows)
 
 
 def begins_word(text: str, offsets: list[tuple[int, int]], at: int) -> bool:
-    """Whether a word begins with a token: there is a space before it, or at its beginning, as some tokenizers have
-    it."""
+    """Whether a token begins a word: there is a space before it, or at its beginning, as with some tokenizers."""
     start = offsets[at][0]
     return start == 0 or text[start - 1].isspace() or text[start].isspace()
 
 
 def in_windows(tokenizer: Any, row: Any, count: int) -> Any:
-    """The text or the texts of a row, each as `count` places of its windows, None for those that it does not need."""
+    """The text or texts of a row, each as `count` places for its windows; places that it does not need are None."""
     if row is None:
         return None
     places = Places()

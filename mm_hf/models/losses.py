@@ -1,7 +1,7 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""Losses of the heads. Each is a sum over the rows that have a label, divided by their number, or by the number over
-all processes and accumulation steps where the caller knows it."""
+"""Losses of the heads. Each is a sum over the rows that have a label, divided by their number. The caller may give the
+number over all processes and accumulation steps instead."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,9 +18,9 @@ from .names import did_you_mean
 
 logger = logging.get_logger(__name__)
 
-LARGEST_PLAIN_LABEL = 20  # of a regression that learns its labels as they are, without a word
+LARGEST_PLAIN_LABEL = 20  # a regression that learns larger labels without label_mean and label_scale warns
 
-# What shapes a training loss, and the problems it is defined for.
+# The settings of a training loss, and the problem types that have them.
 LOSS_SETTINGS = {
     "label_smoothing": (SINGLE_LABEL, MULTI_LABEL),
     "class_weights": (SINGLE_LABEL, MULTI_LABEL),
@@ -33,7 +33,7 @@ def infer_problem_type(labels: torch.Tensor, num_labels: int) -> str:
     """Guesses the problem from the labels, by the rule of the library's own heads.
 
     One output is a regression; whole numbers are classes; `(B, num_labels)` floats are several labels, or soft targets
-    as VQA v2 has them (Goyal et al. 2017).
+    as in VQA v2 (Goyal et al. 2017).
     """
     if num_labels == 1:
         return REGRESSION
@@ -41,7 +41,7 @@ def infer_problem_type(labels: torch.Tensor, num_labels: int) -> str:
 
 
 def check_loss_settings(problem_type: str, settings: dict[str, Any]):
-    """Refuses settings that are on, and that the loss of this problem does not have."""
+    """Refuses settings that are on, but that the loss of this problem does not have."""
     for name, problem_types in LOSS_SETTINGS.items():
         if settings.get(name) and problem_type not in problem_types:
             raise ValueError(
@@ -50,7 +50,7 @@ def check_loss_settings(problem_type: str, settings: dict[str, Any]):
 
 
 def check_loss_ranges(settings: dict[str, Any], num_labels: int):
-    """Refuses settings of a loss that are out of their range, or not one number a class."""
+    """Refuses settings of a loss that are out of range, or that are not one number per class."""
     if not 0 <= settings.get("label_smoothing", 0) < 1:
         raise ValueError(f"label_smoothing must be in [0, 1), got {settings['label_smoothing']}.")
     if not 0 <= settings.get("focal_gamma", 0) < math.inf:
@@ -81,28 +81,28 @@ def classification_loss(
 
     Args:
         logits: `(B, C)` float.
-        labels: `single_label_classification`: `(B,)` int64 classes, -100 for a row without; or `(B, C)` floats that
-            sum to one, soft targets. `multi_label_classification`: `(B, C)` floats in [0, 1], the binary losses of a
-            row summed (Teney et al. 2018, section 3.7). `regression`: `(B,)` or `(B, C)` floats. NaN marks a float
-            without label.
+        labels: `single_label_classification`: `(B,)` int64 classes, -100 for a row without a label; or `(B, C)` floats
+            that sum to one, soft targets. `multi_label_classification`: `(B, C)` floats in [0, 1]; the binary losses
+            of a row are summed (Teney et al. 2018, section 3.7). `regression`: `(B,)` or `(B, C)` floats. NaN marks a
+            missing float.
         problem_type: one of the three.
-        num_items_in_batch: labels in the global batch as the Trainer and `count_labels` count them, C a row where
-            they are `(B, C)`; left out, the rows with a label in this batch. (The Trainer counts NaN too: there,
-            leave out rows without a label.)
-        sample_weight: `(B,)` float, by which the loss of each row is multiplied. The divisor stays the number of
+        num_items_in_batch: the number of labels in the global batch as the Trainer and `count_labels` count them, C
+            per row if they are `(B, C)`; left out, the labelled rows of this batch. (The Trainer counts NaN too:
+            there, leave out rows without a label.)
+        sample_weight: `(B,)` float, the factor for the loss of each row. The divisor stays the number of
             labels: weights that average 1 keep the size of the loss.
         label_smoothing, class_weights, focal_gamma: see `single_label_losses` and `multi_label_losses`; not for
             `regression`.
         class_priors: how frequent each class is in the training rows, `(C,)`: log priors are added to the logits
-            (logit adjustment, Menon et al. 2021, equation 10 with tau 1), so that the plain logits are those of
-            balanced classes. Only their ratios matter, so counts do as well. `single_label_classification` alone.
+            (logit adjustment, Menon et al. 2021, equation 10 with tau 1), so that the plain logits fit balanced
+            classes. Only their ratios matter, so counts work too. Only for `single_label_classification`.
 
     Returns:
-        `()`: zero, with zero gradients for every parameter, where no row has a label.
+        `()`: zero, with zero gradients for every parameter, if no row has a label.
 
     Raises:
-        ValueError: an unknown problem type, labels or weights whose shape does not fit the logits, or a setting that
-            this problem does not have.
+        ValueError: the problem type is unknown, the shape of labels or weights does not fit the logits, or this
+            problem does not have a setting.
     """
     known = (REGRESSION, SINGLE_LABEL, MULTI_LABEL)
     if problem_type not in known:
@@ -123,7 +123,7 @@ def classification_loss(
         check_classes(labels, logits.shape[1])
     given, logits = labels, logits.float()
     weights = None if class_weights is None else logits.new_tensor(class_weights)
-    if class_priors is not None:  # of single labels alone
+    if class_priors is not None:  # only for single labels
         logits = logits + logits.new_tensor(class_priors).log()
     if hard:
         losses = single_label_losses(logits, labels.long(), label_smoothing, weights, focal_gamma)
@@ -145,11 +145,11 @@ def mean_over_labels(
     num_items_in_batch: torch.Tensor | int | None = None,
     sample_weight: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The losses `(B,)`, finite also of rows without a label, of the rows that have one: weighted and summed, divided
-    by the number of labels. The other arguments are those of `classification_loss`.
+    """The weighted sum of the losses of the rows that have a label, divided by the number of labels. `losses` is
+    `(B,)`, and finite for rows without a label too. The other arguments are those of `classification_loss`.
 
     Raises:
-        ValueError: weights that are not one a row.
+        ValueError: the weights are not one per row.
     """
     if sample_weight is not None:
         if sample_weight.shape != losses.shape:
@@ -165,14 +165,14 @@ def mean_over_labels(
 
 
 def hint_for_labels(labels: torch.Tensor, logits: torch.Tensor) -> str:
-    """What to do about labels whose shape does not fit the logits; nothing where there is no usual reason."""
+    """Advice for labels whose shape does not fit the logits; empty if there is no usual reason."""
     if labels.is_floating_point() and labels.ndim == 1:
         return (
-            " Classes are whole numbers: labels.long(). Numbers are predicted by a model with num_labels=1, "
+            " Classes are whole numbers: labels.long(). To predict numbers, use a model with num_labels=1, "
             "problem_type='regression'."
         )
     if not labels.is_floating_point() and labels.shape == logits.shape:
-        return " Several labels a row need problem_type='multi_label_classification'; soft targets are floats."
+        return " Several labels per row need problem_type='multi_label_classification'; soft targets are floats."
     return ""
 
 
@@ -183,14 +183,14 @@ def single_label_losses(
     class_weights: torch.Tensor | None = None,
     focal_gamma: float = 0.0,
 ) -> torch.Tensor:
-    """Cross-entropy of each row, `-sum_c w_c (1 - p_c)^gamma q_c log p_c`, so that all of its settings go together.
+    """Cross-entropy of each row, `-sum_c w_c (1 - p_c)^gamma q_c log p_c`: all settings can be combined.
 
     Args:
         logits: `(B, C)` float32.
-        labels: `(B,)` int64, -100 for a row without; or `(B, C)` float32.
+        labels: `(B,)` int64, -100 for a row without a label; or `(B, C)` float32.
         label_smoothing: s: the targets become `q (1 - s) + s / C` (Szegedy et al. 2016, section 7).
         class_weights: w, `(C,)` float32.
-        focal_gamma: gamma of the focal loss (Lin et al. 2017, equation 4). There each row has one class; targets
+        focal_gamma: gamma of the focal loss (Lin et al. 2017, equation 4). The paper has one class per row; targets
             that are soft or smoothed have a factor for each class.
 
     Returns:
@@ -205,7 +205,7 @@ def single_label_losses(
         labels = nn.functional.one_hot(labels.clamp(min=0), classes).float()
     targets = labels * (1 - label_smoothing) + label_smoothing / classes
     log_p = logits.log_softmax(-1)
-    # Where p is 1, a root of 1 - p has no finite gradient.
+    # At p = 1, a root of 1 - p has no finite gradient.
     factors = (-log_p.expm1()).clamp(min=torch.finfo(log_p.dtype).eps) ** focal_gamma
     losses = -factors * targets * log_p
     return (losses if class_weights is None else losses * class_weights).sum(-1)
@@ -220,8 +220,8 @@ def multi_label_losses(
 ) -> torch.Tensor:
     """Binary cross-entropy of each entry, `-w_c (q (1 - p)^gamma log p + (1 - q) p^gamma log(1 - p))`, `(B, C)`.
 
-    The arguments are those of `single_label_losses`, labels `(B, C)` in [0, 1] and one weight a column; smoothed
-    targets are `q (1 - s) + s / 2`, each entry being a choice between two."""
+    The arguments are those of `single_label_losses`, with labels `(B, C)` in [0, 1] and one weight per column.
+    Smoothed targets are `q (1 - s) + s / 2`, because each entry is a choice between two."""
     labels = labels * (1 - label_smoothing) + label_smoothing / 2
     if not focal_gamma:
         return nn.functional.binary_cross_entropy_with_logits(logits, labels, weight=class_weights, reduction="none")
@@ -232,7 +232,7 @@ def multi_label_losses(
 
 
 def check_label_scale(mean: Sequence[float] | None, std: Sequence[float] | None, num_labels: int):
-    """Refuses a mean and a deviation of numbers that are not finite, one of each an output, the deviation above 0."""
+    """Refuses a mean and a deviation that are not one finite number per output, or a deviation that is not above 0."""
     if mean is None and std is None:
         return
     for name, values in (("label_mean", mean), ("label_scale", std)):
@@ -243,20 +243,20 @@ def check_label_scale(mean: Sequence[float] | None, std: Sequence[float] | None,
 
 
 def warn_of_unit(labels: torch.Tensor):
-    """Says that numbers are far from the size that a head learns by itself, which trains badly without a word."""
+    """Warns if the labels are much larger than a head learns well without scaling."""
     known = labels[~labels.isnan()].abs()
     if len(known) and not 0.01 <= known.max().item() <= LARGEST_PLAIN_LABEL:
         logger.warning(
-            f"The labels of this regression go up to {known.max().item():g} in size, and the model learns them as "
-            "they are, which takes very long. Give the config label_mean and label_scale, which "
-            "mm_hf.data.label_statistics finds; predictions stay in the unit of the labels."
+            f"The labels of this regression go up to {known.max().item():g} in size, and the model learns them "
+            "unscaled, which takes very long. Set label_mean and label_scale in the config "
+            "(mm_hf.data.label_statistics computes them); predictions stay in the unit of the labels."
         )
 
 
 def standardise(labels: torch.Tensor, mean: Sequence[float] | None, std: Sequence[float] | None) -> torch.Tensor:
-    """Numbers in the unit of their column, `(B,)` or `(B, C)`, as a regression learns them: float32, mean 0 and
-    deviation 1 over the training rows; without these the labels stay as they are. NaN, and of whole numbers -100, mark
-    a missing label and become NaN."""
+    """Converts numbers `(B,)` or `(B, C)` from the unit of their column to the scale that a regression learns:
+    float32, mean 0 and deviation 1 over the training rows. Without mean and std the labels stay as they are. NaN (or
+    -100 in whole numbers) marks a missing label and becomes NaN."""
     if mean is None or std is None:
         return labels
     missing = torch.zeros_like(labels, dtype=torch.bool) if labels.is_floating_point() else labels == -100
@@ -264,15 +264,15 @@ def standardise(labels: torch.Tensor, mean: Sequence[float] | None, std: Sequenc
 
 
 def in_label_unit(scores: torch.Tensor, mean: Sequence[float] | None, std: Sequence[float] | None) -> torch.Tensor:
-    """The other way round: what the last layer of a regression gives, `(B, C)`, in the unit of the labels, float32
-    whatever the model computes in: bfloat16 knows three digits of a price."""
+    """The reverse: converts the output of a regression's last layer, `(B, C)`, to the unit of the labels. Always
+    float32, because bfloat16 keeps only three digits of a price."""
     if mean is None or std is None:
         return scores
     return scores.float() * match_width(std, scores) + match_width(mean, scores)
 
 
 def match_width(values: Sequence[float], labels: torch.Tensor) -> torch.Tensor:
-    """One number an output, on the device of labels `(B,)` or `(B, C)`, as they broadcast."""
+    """One number per output, on the device of the labels `(B,)` or `(B, C)`, in a shape that broadcasts."""
     numbers = torch.tensor(values, dtype=torch.float32, device=labels.device)
     return numbers if labels.ndim > 1 else numbers[0]
 
@@ -281,11 +281,11 @@ Labels = torch.Tensor | Mapping[str, torch.Tensor]
 
 
 def mixup(pooled: torch.Tensor, labels: Labels, alpha: float) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """Mixes each row that has a label with another such row (Zhang et al. 2018), behind the fusion: texts cannot be
-    mixed at the input, so vectors are, as in manifold mixup (Verma et al. 2019).
+    """Mixes each row that has a label with another such row (Zhang et al. 2018), after the fusion: texts cannot be
+    mixed at the input, so the fused vectors are mixed, as in manifold mixup (Verma et al. 2019).
 
-    One share is drawn for the batch, from Beta(alpha, alpha), and a partner for each row. Rows without a label stay as
-    they are, so that the number of labelled rows does too.
+    One share is drawn for the batch, from Beta(alpha, alpha), and a partner for each row. Rows without a label are not
+    mixed, so the number of labelled rows stays the same.
 
     Args:
         pooled: `(B, D)` float.
@@ -296,7 +296,7 @@ def mixup(pooled: torch.Tensor, labels: Labels, alpha: float) -> tuple[torch.Ten
         the mixed vectors `(B, D)`, each row's partner `(B,)` int64, and the share of its own vector and label.
 
     Raises:
-        ValueError: another number of labels than of rows.
+        ValueError: the numbers of labels and rows differ.
     """
     for part in labels.values() if isinstance(labels, Mapping) else [labels]:
         if len(part) != len(pooled):
@@ -309,7 +309,7 @@ def mixup(pooled: torch.Tensor, labels: Labels, alpha: float) -> tuple[torch.Ten
 
 
 def labelled_rows(labels: Labels) -> torch.Tensor:
-    """Which rows have a label, `(B,)` bool; of several tasks, one for any of them."""
+    """Which rows have a label, `(B,)` bool; with several tasks, a label of any task."""
     if isinstance(labels, Mapping):
         return torch.stack([labelled_rows(part) for part in labels.values()]).any(0)
     present = ~labels.isnan() if labels.is_floating_point() else labels != -100
@@ -317,20 +317,20 @@ def labelled_rows(labels: Labels) -> torch.Tensor:
 
 
 def count_labels(labels: torch.Tensor) -> int:
-    """How many labels there are: entries that are neither -100 nor NaN."""
+    """The number of labels: entries that are neither -100 nor NaN."""
     return int((~labels.isnan() if labels.is_floating_point() else labels != -100).sum())
 
 
 def count_all_labels(batches: Sequence[Any]) -> Any:
-    """How many labels there are in several batches, `()` float32; of several tasks, by name."""
+    """The number of labels in several batches, `()` float32; with several tasks, by name."""
     if isinstance(batches[0], Mapping):
         return {name: count_all_labels([labels[name] for labels in batches]) for name in batches[0]}
     return torch.tensor(float(sum(map(count_labels, batches))))
 
 
 def count_items(batches: Sequence[dict[str, Any]]) -> Any:
-    """What the loss of several batches is divided by: their labels (see `count_all_labels`), or, where they have none,
-    their pairs of text and image (or sound), `()` float32; None where they have neither."""
+    """The divisor for the loss of several batches: their number of labels (see `count_all_labels`); if they have none,
+    their number of pairs of text and image (or sound), `()` float32; None if they have neither."""
     if "labels" in batches[0]:
         return count_all_labels([batch["labels"] for batch in batches])
     if "text_ids" in batches[0]:

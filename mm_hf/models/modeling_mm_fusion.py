@@ -1,6 +1,6 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""The model: one encoder a modality, a fusion, a head, or one a task.
+"""The model: one encoder per modality, a fusion, and a head, or one head per task.
 
 Notation used for tensor shapes: see `modeling_outputs`.
 """
@@ -50,36 +50,36 @@ from .token_fusions import TokenFusion  # noqa: F401
 from .vision import Vision
 
 
-# Inputs of `MMFusionModel.forward` that are no tensors.
+# Inputs of `MMFusionModel.forward` that are not tensors.
 NO_TENSORS = ("encoder_states", "token_states", "memory", "return_tokens", "output_attentions", "output_hidden_states")
 
 
 class MMFusionModel(MMFusionPreTrainedModel):
     """Encoders and fusion, without a head.
 
-    Its `forward` is `encode` and `fuse`; both can be called apart, and what was encoded before goes in as
-    `encoder_states` in place of the raw inputs.
+    Its `forward` is `encode` followed by `fuse`. Both can be called separately, and states that were encoded before
+    can be given as `encoder_states` instead of the raw inputs.
     """
 
     def __init__(self, config: MMFusionConfig):
         super().__init__(config)
-        config.validate_architecture()  # what was changed since it was made, before memory is taken
+        config.validate_architecture()  # again, because it may have changed, and before memory is used
         if not config.modalities:
             keys = [modality.config_key for modality in MODALITIES.values() if not modality.extra]
             raise ValueError(f"The config needs at least one of {[*keys, 'extra_configs']}, all are None.")
         extra = [modality_of(name) for name in config.extra_configs or {}]
-        # Inputs of modalities from outside, which `forward` does not name, and all that it takes.
+        # Inputs of modalities from outside, which `forward` does not name, and all inputs that it takes.
         self.extra_inputs = [name for modality in extra for name in (*modality.inputs, modality.index_name)]
         self.input_names = [*FORWARD_INPUTS, *self.extra_inputs]
         fusion_module_config = config.fusion_module_config
         self.encoders = nn.ModuleDict()
         self.projections = nn.ModuleDict()
         self.feature_layers: dict[str, list[int] | None] = {}
-        self.level_shapes: dict[str, list[tuple[int, ...]]] = {}  # of one item, see `build_encoder`
+        self.level_shapes: dict[str, list[tuple[int, ...]]] = {}  # for one item, see `build_encoder`
         self.untrained: set[str] = set()  # parameters that no token depends on, and that could not be removed
-        self.modules_in_training: dict[str, list[str]] = {}  # of encoders that train in part, see `set_modes`
+        self.modules_in_training: dict[str, list[str]] = {}  # for encoders that train in part, see `set_modes`
         self.applied_freezing = freezing_of(config)
-        self.warned_of: set[str] = set()  # what was said once
+        self.warned_of: set[str] = set()  # warnings that were given once
         for name in config.modalities:
             encoder, level_shapes, layers = build_encoder(
                 config.encoder_config(name), name, config.feature_layers[name]
@@ -99,8 +99,8 @@ class MMFusionModel(MMFusionPreTrainedModel):
             )
             if name == Vision.name and fusion_module_config.distance_bias and any(len(s) != 3 for s in level_shapes):
                 raise ValueError(
-                    "distance_bias needs to know where tokens are: a vision encoder that gives a feature map (ResNet, "
-                    f"MobileNet, ConvNeXt, Swin…), not a sequence as {config.vision_config.model_type!r} does."
+                    "distance_bias needs the places of the tokens: use a vision encoder with a feature map (ResNet, "
+                    f"MobileNet, ConvNeXt, Swin…); {config.vision_config.model_type!r} returns a sequence."
                 )
         if fusion_module_config._attn_implementation is None:
             fusion_module_config._attn_implementation = config._attn_implementation
@@ -111,13 +111,13 @@ class MMFusionModel(MMFusionPreTrainedModel):
         self.apply_freezing()
 
     def apply_freezing(self):
-        """Brings `requires_grad` and the mode of each encoder in line with `config.freeze_encoders` and
-        `config.trained_layers`: call it after these were changed. `freeze` and `unfreeze` do both."""
+        """Updates `requires_grad` and the mode of each encoder from `config.freeze_encoders` and
+        `config.trained_layers`: call it after a change of these. `freeze` and `unfreeze` do both."""
         bring_in_line(self)
 
     def train(self, mode: bool = True):
-        """Sets the mode; frozen encoders, the lower layers of those that train in part, and batch norms under
-        `config.freeze_batch_norm`, stay in eval mode."""
+        """Sets the mode. Frozen encoders, the lower layers of encoders that train in part, and batch norms under
+        `config.freeze_batch_norm` always stay in eval mode."""
         super().train(mode)
         set_modes(self, mode)
         return self
@@ -131,17 +131,18 @@ class MMFusionModel(MMFusionPreTrainedModel):
         """Runs each modality's encoder on its distinct items.
 
         Args:
-            indices: by modality `(B,)` int64, the item of each row, -1 where the row has none; `(B, K)` where a row
-                has several places for items.
-            encoder_states: modalities that were encoded before: passed on, with the index given here if there is one.
+            indices: by modality `(B,)` int64, the item of each row, -1 for a row without one; `(B, K)` if a row has
+                several places for items.
+            encoder_states: modalities that were encoded before; they are returned, with the index if one is given
+                here.
             inputs: the inputs of `forward` by their names, `(U, …)`.
 
         Returns:
-            by modality. One that has no item has no levels either, unless its encoder trains: then it holds one dummy
+            states by modality. A modality without items has no levels. But if its encoder trains, it has one dummy
             item that no row uses, so that every parameter takes part on every process.
 
         Raises:
-            ValueError: no modality has a row, or their numbers of rows differ.
+            ValueError: no modality has a row, or the modalities have different numbers of rows.
         """
         indices, given = dict(indices or {}), encoder_states or {}
         for name in (*indices, *given):
@@ -163,8 +164,8 @@ class MMFusionModel(MMFusionPreTrainedModel):
                 counts[name] = len(items)
         if len(set(counts.values())) != 1:
             raise ValueError(
-                f"All modalities need the same number of rows, and one of {list(self.encoders)} must be there: got "
-                f"rows {counts}. Give `<modality>_index` where rows share items or lack them."
+                f"All modalities need the same number of rows, and at least one of {list(self.encoders)} must be "
+                f"given: got rows {counts}. Give `<modality>_index` if rows share items or lack them."
             )
         if self.training and torch.is_grad_enabled():
             look_for_changes(self)
@@ -192,16 +193,16 @@ class MMFusionModel(MMFusionPreTrainedModel):
         return states
 
     def project(self, encoder_states: dict[str, EncoderStates]) -> dict[str, TokenStates]:
-        """Brings encoder states to the fusion width. In training, present items give way to the absent token at the
-        rates of `fusion_module_config.modality_dropout`."""
+        """Projects encoder states to the fusion width. In training, present items are replaced by the absent token at
+        the rates of `fusion_module_config.modality_dropout`."""
         indices: Mapping[str, torch.Tensor | None] = {name: states.index for name, states in encoder_states.items()}
         if self.training and self.config.fusion_module_config.modality_dropout:
             indices = self._drop_modalities(encoder_states)
         return {name: self.projections[name](states, indices[name]) for name, states in encoder_states.items()}
 
     def _drop_modalities(self, encoder_states: dict[str, EncoderStates]) -> dict[str, torch.Tensor]:
-        """Draws for every row and modality whether it is dropped, with all of its items; a row that would lose all it
-        has keeps all."""
+        """Draws for every row and modality whether all its items are dropped. A row that would lose all its modalities
+        keeps all."""
         rates = self.config.fusion_module_config.modality_dropout
         indices = {
             name: torch.arange(states.count(), device=self.device) if states.index is None else states.index
@@ -219,8 +220,8 @@ class MMFusionModel(MMFusionPreTrainedModel):
         return indices
 
     def prepare(self, encoder_states: dict[str, EncoderStates]) -> FusionMemory:
-        """Computes, once per distinct item, what the fusion needs of the modalities that do not ask: to be handed to
-        `fuse` or `forward` as `memory` with as many queries as there are.
+        """Computes, once per distinct item, what the fusion needs of the modalities that are not the query. Give the
+        result to `fuse` or `forward` as `memory`, with any number of queries.
 
         Raises:
             NotImplementedError: the fusion's memory depends on the query.
@@ -235,9 +236,9 @@ class MMFusionModel(MMFusionPreTrainedModel):
         memory_index: torch.Tensor | None = None,
         **kwargs,
     ) -> FusedStates:
-        """Projects and fuses what `encode` gave; modalities that `memory`, what `prepare` gave, holds are not looked
-        at. `memory_index` is `(B,)` int64, the memory's row for each row; None: row i uses row i. For all else see
-        `Fusion.forward`."""
+        """Projects and fuses the result of `encode`. Modalities in `memory` (the result of `prepare`) are taken from
+        there. `memory_index` is `(B,)` int64, the memory's row for each row; None: row i uses row i. For the other
+        arguments see `Fusion.forward`."""
         if memory is not None:
             self._check_memory_rows(encoder_states, memory, memory_index)
             encoder_states = {name: states for name, states in encoder_states.items() if name not in memory.states}
@@ -250,12 +251,12 @@ class MMFusionModel(MMFusionPreTrainedModel):
         memory_index: torch.Tensor | None = None,
         **kwargs,
     ) -> FusedStates:
-        """Fuses what `project` gave, or what was made of it: see `ModalityProjection.with_tokens` for other tokens;
-        arguments as for `fuse`."""
+        """Fuses the result of `project`, or states with other tokens (see `ModalityProjection.with_tokens`); for the
+        arguments see `fuse`."""
         return self.fusion(token_states, memory=memory, memory_index=memory_index, **kwargs)
 
     def _check_memory_rows(self, encoder_states, memory: FusionMemory, memory_index: torch.Tensor | None):
-        """Says which lengths do not fit, where the query has other rows than the memory."""
+        """Raises if query and memory have different numbers of rows; the message names the lengths."""
         query = encoder_states[self.config.fusion_module_config.query_modality]
         rows = len(query.levels[0]) if query.index is None else len(query.index)
         if memory_index is not None:
@@ -267,17 +268,17 @@ class MMFusionModel(MMFusionPreTrainedModel):
             raise ValueError(f"The query has {rows} rows, but {what} has {count}: give each row one in memory_index.")
 
     def _check_token_states(self, token_states, encoder_states, memory: FusionMemory | None, inputs: dict[str, Any]):
-        """Refuses token states of some modalities alone, and what would not be looked at beside them."""
+        """Refuses token states that lack a modality, and inputs that would be ignored beside them."""
         of_memory = [] if memory is None else list(memory.states)
         if sorted([*token_states, *of_memory]) != sorted(self.encoders):
             raise ValueError(f"token_states must have each of {list(self.encoders)}; got {list(token_states)}.")
         beside = [name for name, value in {"encoder_states": encoder_states, **inputs}.items() if value is not None]
         if beside:
-            raise ValueError(f"token_states stand in place of all inputs; leave out {beside}.")
+            raise ValueError(f"token_states replace all inputs; leave out {beside}.")
 
     def check_inputs(self, inputs: dict[str, Any]):
-        """Refuses what is no input of `forward`: raw rows, batches that are not unpacked, tensors under other names;
-        but for `row_ids`, which the collator adds for whoever trains."""
+        """Refuses arguments that are not inputs of `forward`: raw rows, batches that are not unpacked, tensors under
+        other names. `row_ids` are allowed: the collator adds them for training code."""
         check_model_inputs(inputs, self.input_names, {"row_ids", *NO_TENSORS})
 
     @can_return_tuple
@@ -315,36 +316,36 @@ class MMFusionModel(MMFusionPreTrainedModel):
             input_ids: `(U, T)` int64, distinct texts.
             attention_mask: `(U, T)`, 1 for a token, 0 for padding.
             token_type_ids: `(U, T)` int64, for encoders that have them.
-            inputs_embeds: `(U, T, H)` float, in place of `input_ids`.
-            text_index: `(B,)` int64, the text of each row, -1 where the row has none; None: row i has text i. Or
-                `(B, K)`, where `config.places` has several; the other indices too.
+            inputs_embeds: `(U, T, H)` float, instead of `input_ids`.
+            text_index: `(B,)` int64, the text of each row, -1 for a row without one; None: row i has text i. Or
+                `(B, K)`, if `config.places` has several; the same holds for the other indices.
             pixel_values: `(U, C, H, W)` float, distinct images.
-            vision_index: `(B,)` int64, likewise; or `(B, K)`, the images of each row in their places, up to
-                `config.num_images` of them.
+            vision_index: `(B,)` int64, the image of each row, as `text_index`; or `(B, K)`, the images of each row in
+                their places, up to `config.num_images`.
             input_features: `(U, F, S)` float, distinct sounds as frames of `F` numbers (Whisper); `(U, S, F)` for a
                 recurrent encoder.
             input_values: `(U, S)` float, distinct sounds as waves (Wav2Vec2), or `(U, S, F)` as frames (AST).
-            audio_attention_mask: `(U, S)`, 1 for what is heard, 0 for padding.
+            audio_attention_mask: `(U, S)`, 1 for sound, 0 for padding.
             audio_index: `(B,)` int64, the sound of each row, as `text_index`.
             numerical_values: `(U, N)` float, the columns of numbers of distinct rows of a table, standardised, NaN for
-                what is missing.
-            categorical_ids: `(U, K)` int64, their columns of categories: 0 for what is missing, 1 for unknown values.
+                missing values.
+            categorical_ids: `(U, K)` int64, their columns of categories: 0 for missing values, 1 for unknown values.
             tabular_index: `(B,)` int64, the row of the table of each row, as `text_index`.
             series_values: `(U, S, C)` float, distinct time series of `C` channels, standardised.
             series_attention_mask: `(U, S)`, 1 for a step, 0 for padding.
             series_index: `(B,)` int64, the series of each row, as `text_index`.
-            encoder_states: what `encode` gave before, for modalities whose raw inputs are left out.
+            encoder_states: an earlier result of `encode`, for modalities without raw inputs here.
             memory, memory_index: see `fuse`.
-            return_tokens: give the tokens too, not the pooled vector alone.
-            output_attentions: give the fusion's attention weights; needs `attn_implementation="eager"`.
-            output_hidden_states: give the query's tokens after each block; indices select some.
-            token_states: what `project` gave, of every modality, in place of all that is before it.
-            kwargs: the inputs and the index of modalities from outside, see `extra_configs`; all else is for the
-                attention functions, and none of that a tensor.
+            return_tokens: return the tokens too, not only the pooled vector.
+            output_attentions: return the fusion's attention weights; needs `attn_implementation="eager"`.
+            output_hidden_states: return the query's tokens after each block; a list of indices selects some.
+            token_states: the result of `project`, for every modality, instead of all inputs before it.
+            kwargs: the inputs and the index of modalities from outside, see `extra_configs`; all others go to the
+                attention functions, and must not be tensors.
 
         Raises:
-            ValueError: a tensor under a name that is no input; attention weights asked of an implementation that has
-                none; see `encode` for the others.
+            ValueError: a tensor has a name that is not an input; attention weights are requested but the attention
+                implementation has none; for others see `encode`.
         """
         inputs = {
             "input_ids": input_ids,
@@ -392,12 +393,12 @@ class MMFusionModel(MMFusionPreTrainedModel):
         return MMFusionModelOutput.of(fused)
 
 
-# What `forward` names, looked up once.
+# The arguments of `forward`, looked up once.
 FORWARD_INPUTS = list(inspect.signature(MMFusionModel.forward).parameters)[1:-1]
 
 
 class MMFusionForClassification(MMFusionPreTrainedModel):
-    """A classifier, or with `problem_type` several labels at once, or a regression, over all modalities."""
+    """A classifier over all modalities. With `problem_type` also for several labels at once, or a regression."""
 
     def __init__(self, config: MMFusionConfig):
         super().__init__(config)
@@ -408,12 +409,12 @@ class MMFusionForClassification(MMFusionPreTrainedModel):
         self.dropout = nn.Dropout(config.classifier_dropout)
         head = self.task_head
         self.classifier = head.layer(config.fusion_module_config.sizes().width, head.num_outputs)
-        self._looked_at_labels = False  # at the unit of a regression's, once
+        self._looked_at_labels = False  # whether the size of a regression's labels was checked
         self.post_init()
 
     @property
     def task_head(self) -> TaskHead:
-        """What it answers; before it has seen a label, what it would by the number of its outputs."""
+        """The task of the head; before the first labels, the task that fits its number of outputs."""
         return head_of_config(self.config)
 
     def last_layers(self) -> dict[str | None, tuple[nn.Module, TaskHead]]:
@@ -438,8 +439,8 @@ class MMFusionForClassification(MMFusionPreTrainedModel):
             input_ids: see `MMFusionModel.forward`.
             labels: see `classification_loss`. In training the config shapes the loss (`label_smoothing`,
                 `class_weights`, `focal_gamma`, `class_priors`, `mixup_alpha`); in eval mode it is the plain one.
-            num_items_in_batch: labelled rows of the global batch, see there.
-            sample_weight: `(B,)` float, how much each row counts in the loss, in training alone.
+            num_items_in_batch: labelled rows of the global batch, see `classification_loss`.
+            sample_weight: `(B,)` float, the weight of each row in the loss, only in training.
             inputs: all other inputs of `MMFusionModel.forward`.
         """
         self.void_confidence()
@@ -473,26 +474,26 @@ class MMFusionForClassification(MMFusionPreTrainedModel):
             if head.label_mean is None:
                 warn_of_unit(labels)
         loss = head.loss(scores, labels, num_items_in_batch, sample_weight, self.training)
-        self.config.problem_type = head.name  # once the labels have turned out to fit it
+        self.config.problem_type = head.name  # set when the labels have turned out to fit it
         return loss
 
 
 class MMFusionForQuestionAnswering(MMFusionForClassification):
-    """Visual question answering with the answers as classes (Antol et al. 2015): hard ones, or the soft scores of VQA
-    v2 as `(B, num_labels)` floats."""
+    """Visual question answering with the answers as classes (Antol et al. 2015): one class per row, or the soft scores
+    of VQA v2 as `(B, num_labels)` floats."""
 
 
 class MMFusionForMultiTask(MMFusionPreTrainedModel):
-    """One head for each of `config.tasks` over one fused vector: classes, several labels and numbers in any mix.
+    """One head for each of `config.tasks` on one fused vector: classes, several labels and numbers in any mix.
 
-    The training loss is the sum of the tasks' losses, each of which is a mean over the rows that have a label of it:
-    with fixed weights (one network shared by all, Caruana 1997), or with learned ones, see `TaskWeighting`.
+    The training loss is the sum of the tasks' losses, each of which is a mean over the rows that have a label of its
+    task. The weights are fixed (one network shared by all, Caruana 1997), or learned, see `TaskWeighting`.
     """
 
     def __init__(self, config: MMFusionConfig):
         super().__init__(config)
         if config.tasks is None:
-            raise ValueError("MMFusionForMultiTask needs config.tasks, what each of its heads answers; it is None.")
+            raise ValueError("MMFusionForMultiTask needs config.tasks, the tasks of its heads; it is None.")
         self.tasks = config.task_heads
         self.model = MMFusionModel(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
@@ -523,16 +524,16 @@ class MMFusionForMultiTask(MMFusionPreTrainedModel):
 
         Args:
             input_ids: see `MMFusionModel.forward`.
-            labels: by task, as `classification_loss` takes them: -100 or NaN where a row has no label. A task that is
-                left out has none in any row. In training the settings of each task shape its loss, and
+            labels: by task, as `classification_loss` takes them: -100 or NaN for a row without a label. A task that is
+                left out has no labels in any row. In training the settings of each task shape its loss, and
                 `config.mixup_alpha` mixes rows that have a label of any task; in eval mode the loss is the plain one,
                 with fixed weights.
-            num_items_in_batch: by task the labelled rows of the global batch, see `classification_loss`.
-            sample_weight: `(B,)` float, how much each row counts in the loss, in training alone; or by task.
+            num_items_in_batch: by task, the labelled rows of the global batch, see `classification_loss`.
+            sample_weight: `(B,)` float, the weight of each row in the loss, only in training; or by task.
             inputs: all other inputs of `MMFusionModel.forward`.
 
         Raises:
-            ValueError: labels of a task that is none of the model's.
+            ValueError: labels of a task that the model does not have.
         """
         self.void_confidence()
         outputs = self.model(input_ids=input_ids, **{"return_tokens": False, **inputs})
@@ -578,8 +579,8 @@ class MMFusionForMultiTask(MMFusionPreTrainedModel):
         sample_weight: torch.Tensor | TaskTensors | None,
         partners: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
-        """The loss of each task, not weighted; with `partners`, of the labels of those rows. That of a task without
-        labels is zero with zero gradients, so that its head takes part on every process."""
+        """The loss of each task, without weights; with `partners`, for the labels of those rows. The loss of a task
+        without labels is zero with zero gradients, so that its head takes part on every process."""
         losses = {}
         for name, task in self.tasks.items():
             if name not in labels:
@@ -589,18 +590,18 @@ class MMFusionForMultiTask(MMFusionPreTrainedModel):
             label = labels[name]
             if partners is not None:
                 label, weights = label[partners], None if weights is None else weights[partners]
-            # Of no label at all the sum is zero, whatever it is divided by.
+            # Without any label the sum is zero, whatever the divisor is.
             count = None if counts is None else counts[name] + (counts[name] == 0)
             losses[name] = task.loss(scores[name], label, count, weights, self.training)
         return losses
 
     def _shares(self, labels: TaskTensors, counts: TaskTensors | None) -> dict[str, torch.Tensor | float]:
-        """How many of the labels of the global batch are in this one, see `TaskWeighting`."""
+        """The share of the global batch's labels that are in this batch, see `TaskWeighting`."""
         in_batch = {name: count_labels(labels[name]) if name in labels else 0 for name in self.tasks}
         return {name: count and (1.0 if counts is None else count / counts[name]) for name, count in in_batch.items()}
 
 
-# Of two the library takes the one that `config.architectures` names, and the first where it names none.
+# Of two classes the library takes the one that `config.architectures` names, or the first one if it names none.
 AutoModel.register(MMFusionConfig, (MMFusionModel, MMFusionForMultiTask), exist_ok=True)
 AutoModelForSequenceClassification.register(MMFusionConfig, MMFusionForClassification, exist_ok=True)
 AutoModelForVisualQuestionAnswering.register(MMFusionConfig, MMFusionForQuestionAnswering, exist_ok=True)

@@ -1,6 +1,7 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""What the steps of the model hand on. All are `ModelOutput`s, so that they move between devices, trace and export.
+"""The results of the steps of the model. All are `ModelOutput`s, so they can move between devices, and trace and
+export.
 
 Notation used for tensor shapes: `B` rows of the batch; `U` distinct items of one modality; `T` tokens of an item;
 `H` an encoder's width; `D` the fusion width; `L` fusion layers; `A` attention heads.
@@ -14,21 +15,21 @@ from transformers.cache_utils import EncoderDecoderCache
 from transformers.utils import ModelOutput
 
 
-# Stands for what is always given: of an output the library lets no field but the first be without a default.
+# The default of fields that are always given: the library requires a default for every field except the first.
 GIVEN: Any = None
 
 
 @dataclass
 class EncoderStates(ModelOutput):
-    """What an encoder gives, at its own width: the exact thing to cache when the encoder is frozen.
+    """The output of an encoder, at its own width. This is what is cached when the encoder is frozen.
 
     Args:
         levels (`tuple[torch.Tensor]`, *optional*): one per feature layer; `(U, T, H)` from encoders of sequences,
             `(U, H, h, w)` from encoders with a feature map, whose grid the projection needs for the positions. None
-            where there is no item.
-        mask (`torch.Tensor`, *optional*): `(U, T)`, 1 for a token and 0 for padding; None where there is no padding.
-        index (`torch.Tensor`, *optional*): `(B,)` int64, the item of each row, -1 where the row has none, or `(B, K)`
-            where rows have several; None where row i uses item i.
+            if there is no item.
+        mask (`torch.Tensor`, *optional*): `(U, T)`, 1 for a token and 0 for padding; None if there is no padding.
+        index (`torch.Tensor`, *optional*): `(B,)` int64, the item of each row, -1 for a row without one, or `(B, K)`
+            if rows have several; None if row i uses item i.
     """
 
     levels: tuple[torch.Tensor, ...] | None = None
@@ -39,29 +40,29 @@ class EncoderStates(ModelOutput):
         """The number of items, U.
 
         Raises:
-            ValueError: there is none, and so no levels.
+            ValueError: there are no items, and so no levels.
         """
         if not self.levels:
-            raise ValueError("These states hold no item: give the index of each row, -1, beside them.")
+            raise ValueError("These states hold no items: give an index with them, -1 for each row.")
         return len(self.levels[0])
 
 
 @dataclass
 class TokenStates(ModelOutput):
-    """Tokens of one modality at the fusion width. Where rows have several items, each distinct combination of them
-    counts as one item here.
+    """Tokens of one modality at the fusion width. If rows have several items, each distinct combination of them counts
+    as one item here.
 
     Args:
-        tokens (`torch.Tensor`): `(U, T, D)`. Where rows have one item and `index` is given, the first item is the
+        tokens (`torch.Tensor`): `(U, T, D)`. If rows have one item and `index` is given, the first item is the
             learned absent token.
-        mask (`torch.Tensor`, *optional*): `(U, T)` bool; None where every token counts.
-        index (`torch.Tensor`, *optional*): `(B,)` int64 in 0…U-1; None where row i uses item i.
-        pooled (`torch.Tensor`): `(U, D)`, one vector an item.
-        coordinates (`torch.Tensor`, *optional*): `(T, 2)` float32, where in the picture each token is, (down, right)
-            from 0 to 1; None where the encoder gives no grid.
-        places (`torch.Tensor`, *optional*): `(U, places)` bool where rows have several items, whose tokens then stand
-            side by side, equally many of each: which of them the pooled vector is the mean of (those that are there,
-            and all where none is).
+        mask (`torch.Tensor`, *optional*): `(U, T)` bool; None if every token counts.
+        index (`torch.Tensor`, *optional*): `(B,)` int64 in 0…U-1; None if row i uses item i.
+        pooled (`torch.Tensor`): `(U, D)`, one vector per item.
+        coordinates (`torch.Tensor`, *optional*): `(T, 2)` float32, the place of each token in the picture, (down,
+            right) from 0 to 1; None if the encoder has no grid.
+        places (`torch.Tensor`, *optional*): `(U, places)` bool if rows have several items. Their tokens are then side
+            by side, the same number for each item. It marks the items that the pooled vector is the mean of (the items
+            that are present, or all if none is).
     """
 
     tokens: torch.Tensor = GIVEN
@@ -78,19 +79,19 @@ class TokenStates(ModelOutput):
     def rows(self, items: torch.Tensor | None) -> torch.Tensor | None: ...
 
     def rows(self, items: torch.Tensor | None) -> torch.Tensor | None:
-        """Gathers something that each item has, `(U, …)`, for each row: `(B, …)`."""
+        """Gathers a value that each item has, `(U, …)`, for each row: `(B, …)`."""
         return items if items is None or self.index is None else items.index_select(0, self.index)
 
     def by_row(self, rows: torch.Tensor | None = None) -> "TokenStates":
-        """The same where each row has an item of its own, so that gradients are those of a row; of some rows alone,
-        `(B',)` int64, where they are given."""
+        """The same states with a separate item for each row, so that gradients are per row; for some rows only, if
+        they are given, `(B',)` int64."""
         index = self.index if rows is None else rows if self.index is None else self.index.index_select(0, rows)
         chosen = replace(self, index=index)
         parts = {name: chosen.rows(getattr(self, name)) for name in ("tokens", "mask", "pooled", "places")}
         return replace(self, index=None, **parts)
 
     def row_mask(self) -> torch.Tensor:
-        """The mask of each row, `(B, T)` bool, made of ones where there was none."""
+        """The mask of each row, `(B, T)` bool; ones if there was no mask."""
         mask = self.mask
         if mask is None:
             mask = torch.ones(self.tokens.shape[:2], dtype=torch.bool, device=self.tokens.device)
@@ -99,7 +100,7 @@ class TokenStates(ModelOutput):
 
 @dataclass
 class FusionMemory(ModelOutput):
-    """What a fusion needs of the modalities that do not ask, none of it dependent on the query: computed once per
+    """What a fusion needs of the modalities that are not the query, independent of the query: computed once per
     item.
 
     Args:
@@ -113,12 +114,12 @@ class FusionMemory(ModelOutput):
 
 
 class AttentionStep(NamedTuple):
-    """One attention of a fusion: whose tokens ask, and whose are asked.
+    """One attention of a fusion: which tokens are queries, and which are keys.
 
     Args:
-        layer: those of one layer run side by side: each sees the tokens that the layer below left, but for its own
-            earlier steps.
-        asking, asked: modalities (and "latents"), whose tokens stand side by side in this order.
+        layer: the attentions of one layer run side by side: each sees the tokens after the layer below, except its
+            own earlier steps.
+        asking, asked: the modalities (or "latents") of the queries and of the keys; their tokens are in this order.
         weights: `(B, A, T, T')`.
     """
 
@@ -130,7 +131,7 @@ class AttentionStep(NamedTuple):
 
 @dataclass
 class FusedStates(ModelOutput):
-    """What a fusion gives.
+    """The output of a fusion.
 
     Args:
         pooled (`torch.Tensor`): `(B, D)`.
@@ -141,8 +142,8 @@ class FusedStates(ModelOutput):
         hidden_states (`tuple[torch.Tensor]`, *optional*): L+1 times `(B, T, D)`, the query's tokens.
         attentions (`tuple[torch.Tensor]`, *optional*): L times `(B, A, T, T)`, self-attention of the query.
         cross_attentions (`tuple[torch.Tensor]`, *optional*): L times `(B, A, T, T_memory)`.
-        attention_steps (`tuple[AttentionStep]`, *optional*): every attention of the fusion in its order, those of the
-            memory and of modalities that do not ask among them; with `output_attentions`.
+        attention_steps (`tuple[AttentionStep]`, *optional*): every attention of the fusion, in order, also in the
+            memory and in modalities that are not the query; with `output_attentions`.
     """
 
     pooled: torch.Tensor = GIVEN
@@ -177,7 +178,7 @@ class MMFusionModelOutput(ModelOutput):
 
     @classmethod
     def of(cls, fused: FusedStates) -> "MMFusionModelOutput":
-        """What a fusion gave, under these names."""
+        """The output of a fusion, under these names."""
         ids = fused.modality_ids
         return cls(
             last_hidden_state=fused.tokens,
@@ -197,7 +198,7 @@ class MMFusionClassifierOutput(ModelOutput):
     Args:
         loss (`torch.Tensor`, *optional*): `()`, if labels were given.
         logits (`torch.Tensor`): `(B, num_labels)`, before softmax (or sigmoid for several labels). In training with
-            `config.mixup_alpha` those of mixed rows, which fit no row's label.
+            `config.mixup_alpha`, the logits of mixed rows, which belong to no single row's label.
         hidden_states, attentions, cross_attentions: see `FusedStates`.
     """
 
@@ -214,7 +215,7 @@ class MMFusionMultiTaskOutput(ModelOutput):
 
     Args:
         loss (`torch.Tensor`, *optional*): `()`, if labels were given.
-        task_losses (`dict[str, torch.Tensor]`, *optional*): `()` each, what the tasks add to `loss`, weights included.
+        task_losses (`dict[str, torch.Tensor]`, *optional*): `()` each, the weighted share of each task in `loss`.
         logits (`dict[str, torch.Tensor]`): by task `(B, C)`, as in `MMFusionClassifierOutput`.
         hidden_states, attentions, cross_attentions: see `FusedStates`.
     """
@@ -229,17 +230,17 @@ class MMFusionMultiTaskOutput(ModelOutput):
 
 @dataclass
 class MMFusionRetrievalOutput(ModelOutput):
-    """Output of the model for search.
+    """Output of the retrieval model.
 
     Args:
         loss (`torch.Tensor`, *optional*): `()`.
-        task_losses (`dict[str, torch.Tensor]`, *optional*): `()` each, `"contrastive"` and, weighted, `"matching"`,
-            of which it is the sum.
-        logits_per_image, logits_per_audio (`torch.Tensor`): `(U_item, U_text)`, similarities of distinct items,
-            scaled; of a model of texts and images the former, of texts and sounds the latter.
+        task_losses (`dict[str, torch.Tensor]`, *optional*): `()` each, `"contrastive"` and the weighted `"matching"`;
+            the loss is their sum.
+        logits_per_image, logits_per_audio (`torch.Tensor`): `(U_item, U_text)`, scaled similarities of distinct items;
+            the first for a model of texts and images, the second for texts and sounds.
         logits_per_text (`torch.Tensor`): `(U_text, U_item)`.
-        text_embeds, image_embeds, audio_embeds (`torch.Tensor`): `(B, E)`, of each row's items, of length 1; zeros for
-            none.
+        text_embeds, image_embeds, audio_embeds (`torch.Tensor`): `(B, E)`, the embedding of each row's item, of length
+            1; zeros for a row without one.
     """
 
     loss: torch.Tensor | None = None
@@ -254,11 +255,11 @@ class MMFusionRetrievalOutput(ModelOutput):
 
 @dataclass
 class MMFusionSeq2SeqOutput(ModelOutput):
-    """Output of the model that writes.
+    """Output of the model that generates text.
 
     Args:
         loss (`torch.Tensor`, *optional*): `()`, if labels were given.
-        logits (`torch.Tensor`): `(B, T_target, vocabulary)`, of the token that comes next.
+        logits (`torch.Tensor`): `(B, T_target, vocabulary)`, for the next token.
         cache (`EncoderDecoderCache`, *optional*): the decoder's keys and values.
         decoder_hidden_states, decoder_attentions, cross_attentions: the decoder's, as in the library's
             `Seq2SeqLMOutput`.
@@ -279,12 +280,12 @@ class MMFusionSeq2SeqOutput(ModelOutput):
 
 @dataclass
 class MMFusionCTCOutput(ModelOutput):
-    """Output of the model that writes down what is said.
+    """Output of the model that transcribes speech.
 
     Args:
         loss (`torch.Tensor`, *optional*): `()`, if labels were given.
-        logits (`torch.Tensor`): `(B, A, vocabulary)`, of each token of the sound, before softmax.
-        attention_mask (`torch.Tensor`): `(B, A)` bool, false where the sound has ended.
+        logits (`torch.Tensor`): `(B, A, vocabulary)`, for each token of the sound, before softmax.
+        attention_mask (`torch.Tensor`): `(B, A)` bool, false after the end of the sound.
         hidden_states, attentions, cross_attentions: see `FusedStates`.
     """
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""Fusions of one pooled vector a modality: they cannot tell which word belongs to which part of a picture.
+"""Fusions of one pooled vector per modality: they cannot relate single words to parts of a picture.
 
 Notation used for tensor shapes: see `modeling_outputs`. `M` modalities.
 """
@@ -19,7 +19,7 @@ from .modeling_outputs import FusedStates
 
 
 class PooledFusion(Fusion):
-    """What they share: one vector of each modality goes in, one comes out."""
+    """Their base class: takes one vector of each modality and returns one vector."""
 
     def __init__(self, config, modalities, poolings):
         super().__init__(config, modalities, poolings)
@@ -27,15 +27,15 @@ class PooledFusion(Fusion):
         self.output_norm = self.make_output_norm()
 
     def make_layer(self, number: int) -> nn.Module:
-        """The block of one layer; left as it is, a residual feed-forward block."""
+        """The block of one layer; by default a residual feed-forward block."""
         return MMFusionMLPBlock(self.config)
 
     def combine(self, vectors: list[torch.Tensor]) -> torch.Tensor:
-        """Makes one vector `(B, D)` of one a modality."""
+        """Makes one vector `(B, D)` from one vector per modality."""
         raise NotImplementedError
 
     def deepen(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Runs the vector that came of all through every layer."""
+        """Runs the combined vector through every layer."""
         for layer in self.layers:
             pooled = layer(pooled)
         return pooled
@@ -51,14 +51,14 @@ class PooledFusion(Fusion):
         **kwargs,
     ):
         if memory is not None:
-            self.prepare(states)  # says that this fusion has no memory
+            self.prepare(states)  # raises, because this fusion has no memory
         pooled = self.combine([states[name].rows(states[name].pooled) for name in self.modalities])
         return FusedStates(pooled=self.output_norm(pooled), **(self.join_tokens(states) if return_tokens else {}))
 
 
 @register_fusion("concat")
 class ConcatFusion(PooledFusion):
-    """The vectors side by side through one layer: the baseline of the field (Ngiam et al. 2011)."""
+    """The vectors side by side, then one linear layer: the usual baseline (Ngiam et al. 2011)."""
 
     def __init__(self, config, modalities, poolings):
         super().__init__(config, modalities, poolings)
@@ -70,14 +70,14 @@ class ConcatFusion(PooledFusion):
 
 @register_fusion("sum")
 class SumFusion(PooledFusion):
-    """The sum of the vectors, each element of each with a learned weight."""
+    """The sum of the vectors, with a learned weight for each element of each vector."""
 
     def __init__(self, config, modalities, poolings):
         super().__init__(config, modalities, poolings)
         self.weights = nn.Parameter(torch.ones(len(modalities), config.hidden_size))
 
     def init_own_parameters(self, std: float):
-        """Begins as the plain sum."""
+        """Starts as the plain sum."""
         init.ones_(self.weights)
 
     def combine(self, vectors):
@@ -87,7 +87,7 @@ class SumFusion(PooledFusion):
 @register_fusion("gated")
 class GatedFusion(PooledFusion):
     """Gated multimodal unit (Arevalo et al. 2017, section 3.1, in the form for any number of modalities): each element
-    is a mixture of the modalities' own, by gates that see all of them."""
+    is a mixture of the modalities' elements, weighted by gates that see all modalities."""
 
     def __init__(self, config, modalities, poolings):
         super().__init__(config, modalities, poolings)
@@ -106,7 +106,7 @@ class GatedFusion(PooledFusion):
 
 
 class DeepCrossLayer(nn.Module):
-    """One layer of the cross network, and the one of the deep network beside it."""
+    """One layer of the cross network, and one layer of the deep network beside it."""
 
     def __init__(self, config: FusionModuleConfig, crossed_width: int, deep_width: int):
         super().__init__()
@@ -116,14 +116,14 @@ class DeepCrossLayer(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, first, crossed, deep):
-        """`first` and `crossed` are `(B, M * D)`; `deep` is so before the first layer, and `(B, D)` after."""
+        """`first` and `crossed` are `(B, M * D)`; `deep` has this shape before the first layer, then `(B, D)`."""
         return first * self.cross(crossed) + crossed, self.dropout(self.activation(self.deep(deep)))
 
 
 @register_fusion("deep_cross")
 class DeepCrossFusion(PooledFusion):
-    """Products of ever higher order of the vectors' elements (DCN v2, Wang et al. 2021, equation 1) beside a plain
-    deep network: the parallel structure of their figure 1."""
+    """Products of increasing order of the vectors' elements (DCN v2, Wang et al. 2021, equation 1) beside a plain deep
+    network: the parallel structure of figure 1 of the paper."""
 
     def __init__(self, config, modalities, poolings):
         super().__init__(config, modalities, poolings)
@@ -144,11 +144,11 @@ class DeepCrossFusion(PooledFusion):
 
 @register_fusion("late")
 class LateFusion(PooledFusion):
-    """Output level: each modality answers alone, and the answers are summed with learned weights (decision fusion;
-    Baltrusaitis et al. 2019, section 6.1).
+    """Fusion of outputs: each modality predicts alone, and the predictions are summed with learned weights (decision
+    fusion; Baltrusaitis et al. 2019, section 6.1).
 
-    The last layer of each modality is linear and so is the task's head behind the sum: their product is a head of the
-    modality's own, and the logits are the weighted sum of those of all heads. The weights are a softmax.
+    The last layer of each modality is linear, and so is the task's head after the sum. Their product acts as a head
+    for this modality, and the logits are the weighted sum of the logits of all these heads. The weights are a softmax.
     """
 
     def __init__(self, config, modalities, poolings):
@@ -162,7 +162,7 @@ class LateFusion(PooledFusion):
         return nn.ModuleDict({name: MMFusionMLPBlock(self.config) for name in self.modalities})
 
     def init_own_parameters(self, std: float):
-        """Begins with equal weights."""
+        """Starts with equal weights."""
         init.zeros_(self.weights)
 
     def combine(self, vectors):

@@ -1,6 +1,6 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""What all classes share: first weights, building from pretrained encoders, checkpoints and what travels in them."""
+"""The base of all model classes: initial weights, building from pretrained encoders, checkpoints and their files."""
 
 import dataclasses
 import os
@@ -37,7 +37,7 @@ from .vision import Vision
 
 logger = logging.get_logger(__name__)
 
-# What `from_encoders_pretrained` hands to the loading of each encoder, and to the loading of the whole model.
+# The arguments of `from_encoders_pretrained` that go to the loading of each encoder, and of the whole model.
 HUB_KEYS = ("revision", "token", "subfolder", "cache_dir", "local_files_only", "force_download", "trust_remote_code")
 LOADING_KEYS = ("dtype", "device_map", "max_memory", "quantization_config", "attn_implementation")
 
@@ -49,16 +49,16 @@ class MMFusionPreTrainedModel(FreezingMixin, EvidenceMixin, ConfidenceMixin, Pre
     config: MMFusionConfig
     base_model_prefix = "model"
     main_input_name = "input_ids"
-    input_modalities = [kind.row_keys[0] for kind in (Vision, Text, Sound)]  # as the library calls them
+    input_modalities = [kind.row_keys[0] for kind in (Vision, Text, Sound)]  # the library's names for them
     supports_gradient_checkpointing = True
     _no_split_modules = ["MMFusionCrossAttentionBlock"]
     _supports_sdpa = True
-    # Flash attention's unpadding takes the queries to be padded as the keys are, which is wrong for cross-attention.
+    # Flash attention's unpadding uses the keys' mask for the queries too, which is wrong for cross-attention.
     _supports_flash_attn = False
     _supports_flex_attn = True
     _supports_attention_backend = True
 
-    # What `from_encoders_pretrained` takes from elsewhere, beside the encoders, and where the config has it.
+    # Further pretrained parts of `from_encoders_pretrained`, beside the encoders, and their config keys.
     other_parts: dict[str, str] = {}
 
     @torch.no_grad()
@@ -67,8 +67,8 @@ class MMFusionPreTrainedModel(FreezingMixin, EvidenceMixin, ConfidenceMixin, Pre
         if hasattr(module, "init_own_parameters"):
             module.init_own_parameters(std)
         elif isinstance(module, nn.Linear):
-            # A regression starts from zero (as Dosovitskiy et al. 2021, section 3.2, start all heads): targets may be
-            # far smaller than what random weights give, and from few rows that noise is never unlearned.
+            # A regression starts from zero (Dosovitskiy et al. 2021, section 3.2, start all heads so). Targets may be
+            # far smaller than the output of random weights, and with few rows the model would never lose that noise.
             if any(module is head for head in self.regression_heads()):
                 std = 0.0
             elif self.config.fusion_module_config.output_norm and any(module is head for head in self.class_heads()):
@@ -81,8 +81,8 @@ class MMFusionPreTrainedModel(FreezingMixin, EvidenceMixin, ConfidenceMixin, Pre
             init.zeros_(module.bias)
 
     def post_init(self):
-        """See the library's method; what differs: layers that an encoder shares (Zamba's) are known as shared, where
-        the library looks at direct children alone, and misses the encoders."""
+        """See the library's method. The difference: layers that an encoder shares (Zamba's) are recorded as shared.
+        The library only looks at direct children, so it would miss the encoders."""
         super().post_init()
         names = {name for name, _ in self.named_parameters(remove_duplicate=False)}
         for prefix, module in self.named_modules():
@@ -91,15 +91,15 @@ class MMFusionPreTrainedModel(FreezingMixin, EvidenceMixin, ConfidenceMixin, Pre
                 self.all_tied_weights_keys.update({key: value for key, value in tied.items() if {key, value} <= names})
 
     def last_layers(self) -> dict[str | None, tuple[nn.Module, TaskHead]]:
-        """By task the layer that answers and what its outputs mean; that of a single task by None."""
+        """By task, the layer that answers and the meaning of its outputs; the key of a single task is None."""
         return {}
 
     def regression_heads(self) -> list[nn.Module]:
-        """The last layers that give numbers, not scores of classes."""
+        """The last layers that predict numbers, not scores of classes."""
         return [layer for layer, head in self.last_layers().values() if head.label_kind == NUMBERS]
 
     def class_heads(self) -> list[nn.Module]:
-        """The last layers that give scores of classes out of the fused vector."""
+        """The last layers that predict scores of classes from the fused vector."""
         layers = [layer for layer, head in self.last_layers().values() if head.label_kind != TEXTS]
         return [layer for layer in layers if all(layer is not other for other in self.regression_heads())]
 
@@ -109,8 +109,8 @@ class MMFusionPreTrainedModel(FreezingMixin, EvidenceMixin, ConfidenceMixin, Pre
         return getattr(self, self.base_model_prefix, self)
 
     def set_attn_implementation(self, attn_implementation: str | dict, **kwargs):
-        """Chooses the attention. See the library's method; what differs: encoders that have no choice (ConvNeXt,
-        ResNet) keep what they have, where the library raises."""
+        """Sets the attention implementation. The difference from the library's method: encoders that have no choice
+        (ConvNeXt, ResNet) keep theirs, where the library raises."""
         if isinstance(attn_implementation, str):
             chosen: dict[str, Any] = dict.fromkeys(["", *self.config.sub_configs], attn_implementation)
             for name, encoder in self.base_model.encoders.items():
@@ -130,19 +130,19 @@ class MMFusionPreTrainedModel(FreezingMixin, EvidenceMixin, ConfidenceMixin, Pre
     def _text_encoder(self) -> PreTrainedModel:
         encoders = self.base_model.encoders
         if Text.name not in encoders:
-            raise NotImplementedError(f"This model has no text encoder, but {list(encoders)}.")
+            raise NotImplementedError(f"This model has no text encoder; it has {list(encoders)}.")
         return cast(PreTrainedModel, encoders[Text.name])
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
-        """Loads a checkpoint of mm_hf. See the library's method; what differs: what the config freezes stays so, and
-        the checkpoint has to be whole, unless `output_loading_info`, `ignore_mismatched_sizes`, `state_dict` or
+        """Loads a checkpoint of mm_hf. The differences from the library's method: frozen encoders stay frozen, and the
+        checkpoint must be complete, unless `output_loading_info`, `ignore_mismatched_sizes`, `state_dict` or
         `quantization_config` is given.
 
         Raises:
-            ValueError: weights that are not what was saved (`checksums.json`) or not finite; and, where the class is
-                the one that was saved, tensors that are missing, not known, of another type or of another size.
-            OSError: no such checkpoint, or a file of it that cannot be read.
+            ValueError: weights have changed since they were saved (`checksums.json`) or are not finite; or, if the
+                class is the saved one, tensors are missing, unknown, or of another type or size.
+            OSError: the checkpoint does not exist, or a file of it cannot be read.
         """
         loaded = load_strictly(super().from_pretrained, pretrained_model_name_or_path, model_args, kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
@@ -151,7 +151,7 @@ class MMFusionPreTrainedModel(FreezingMixin, EvidenceMixin, ConfidenceMixin, Pre
 
     @staticmethod
     def _load_pretrained_model(model, state_dict, checkpoint_files, load_config, *args, **kwargs):
-        """The library's step from files to weights; what differs: the files are looked at before."""
+        """The library's step from files to weights. The difference: the files are checked first."""
         if state_dict is None and (loading := LOADING.get()) is not None:
             loading.before_weights(model, checkpoint_files, load_config)
         return PreTrainedModel._load_pretrained_model(
@@ -159,7 +159,7 @@ class MMFusionPreTrainedModel(FreezingMixin, EvidenceMixin, ConfidenceMixin, Pre
         )
 
     def apply_freezing(self):
-        """Brings `requires_grad` in line with what the config freezes: call it after that was changed."""
+        """Updates `requires_grad` from the frozen encoders of the config: call it after they were changed."""
         self.base_model.apply_freezing()
 
     @classmethod
@@ -175,43 +175,44 @@ class MMFusionPreTrainedModel(FreezingMixin, EvidenceMixin, ConfidenceMixin, Pre
     ) -> "MMFusionPreTrainedModel":
         """Builds a model from pretrained encoders; projections, fusion and head start from random weights.
 
-        Each encoder is tried on a few short inputs, for what its config does not say, and the config keeps what was
-        found: `pooling`, `encode_by_length`, `seeded_encoders` and `interpolate_pos_encoding` of `MMFusionConfig`,
-        where they are not given. A ViT-MAE masks nothing, and T5's kin are averaged.
+        Each encoder is run on a few short inputs, to find out what its config does not say. The results are written to
+        the config keys `pooling`, `encode_by_length`, `seeded_encoders` and `interpolate_pos_encoding`, unless they
+        are given: see `MMFusionConfig`. A ViT-MAE masks nothing, and T5 and similar encoders are averaged.
 
         Args:
-            vision, text, audio (`str`): for each modality the Hub id or local folder of any model with such an
-                encoder: the encoder alone, a model with a head, a dual encoder (its part is taken) or an
-                encoder-decoder (its encoder is taken).
-            fusion (`str`, *optional*): a name in the registry of fusions, in place of
-                `fusion_module_config["fusion_type"]`; `"cross_attention"` where neither is given. (Its output is
-                normalised unless `fusion_module_config["output_norm"]` says no.)
-            query_modality (`str`, *optional*): the modality whose tokens ask; left out, see `modality_that_asks`. It
-                leaves the width as it is; `fusion_module_config["query_modality"]` sets that too.
+            vision, text, audio (`str`): for each modality, the Hub id or local folder of any model with such an
+                encoder: an encoder alone, a model with a head, a dual encoder (its part is used) or an
+                encoder-decoder (its encoder is used).
+            fusion (`str`, *optional*): a name in the registry of fusions, instead of
+                `fusion_module_config["fusion_type"]`; `"cross_attention"` if neither is given. (Its output is
+                normalised unless `fusion_module_config["output_norm"]` is false.)
+            query_modality (`str`, *optional*): the modality whose tokens are the query; left out, see
+                `modality_that_asks`. It does not change the fusion width; `fusion_module_config["query_modality"]`
+                sets the width too.
             max_audio_seconds (`int`, *optional*): length of the longest sound: Whisper's encoder takes sounds of one
-                length, and is cut to this one in place of its 30 seconds. Give the processor the same. (Wav2Vec2 and
-                its kin lose their SpecAugment, which stops at short sounds.)
-            image_size (`int`, *optional*): height and width of the pictures, where they are not to be those that the
-                vision encoder was trained with. Give the processor the same.
-            try_encoders (`bool`, defaults to `True`): see above; `False` leaves these keys as they are given, and
-                builds the model that earlier releases did.
+                fixed length, and is cut to this length instead of 30 seconds. Give the processor the same value.
+                (Wav2Vec2 and similar encoders lose their SpecAugment, which fails on short sounds.)
+            image_size (`int`, *optional*): height and width of the pictures, if they differ from those that the
+                vision encoder was trained with. Give the processor the same value.
+            try_encoders (`bool`, defaults to `True`): run the encoders as described above; `False` leaves these keys
+                as they are given, and builds the same model as earlier releases.
             revision, token, subfolder, cache_dir, local_files_only, force_download, trust_remote_code: as in
                 `from_pretrained`; one value for all encoders, or a dict by modality.
             dtype, device_map, max_memory, quantization_config, attn_implementation: as in `from_pretrained`, for the
                 whole model.
-            kwargs: everything else goes into `MMFusionConfig` (`num_labels`, `freeze_encoders`,
+            kwargs: all others go into `MMFusionConfig` (`num_labels`, `freeze_encoders`,
                 `vision_feature_layer`, `fusion_module_config={"hidden_size": 256}`, `tabular_config`,
                 `series_config`…).
 
         Raises:
-            ValueError: no encoder, an encoder that does not read the modality or pictures of `image_size`, or weights
-                that its checkpoint lacks.
-            OSError: no such folder or Hub id.
+            ValueError: no encoder is given, an encoder does not read its modality or pictures of `image_size`, or its
+                checkpoint lacks weights.
+            OSError: the folder or Hub id does not exist.
         """
         pretrained = {name: kind.config_key for name, kind in MODALITIES.items() if kind.pretrained}
         parts = {**pretrained, **cls.other_parts}
         of_config = [field.name for field in dataclasses.fields(MMFusionConfig)]
-        for key in kwargs:  # what is no name at all is told below, once the parts have taken what is theirs
+        for key in kwargs:  # unknown names are reported below, when the parts have taken their arguments
             meant = None if key in of_config else nearest(key, parts, cutoff=0.8)
             if meant not in (None, key) and isinstance(kwargs[key], (str, os.PathLike)):
                 raise ValueError(
@@ -232,19 +233,19 @@ class MMFusionPreTrainedModel(FreezingMixin, EvidenceMixin, ConfidenceMixin, Pre
             check_source(name, source)
             source_config = AutoConfig.from_pretrained(source, **settings_of_part(hub_kwargs, name))
             part = part_of_composite(source_config, name) if name in pretrained else source_config
-            if os.path.isdir(source):  # a path on this machine means nothing where the checkpoint goes
+            if os.path.isdir(source):  # a local path has no meaning where the checkpoint is loaded later
                 part.name_or_path = base_model_of(source) or ""
             configs[parts[name]] = part
         if "audio_config" in configs:
             cut_to_seconds(configs["audio_config"], max_audio_seconds)
-            # Of Wav2Vec2 and its kin: it masks ten tokens at a time, and stops at a batch of sounds that have fewer.
+            # Wav2Vec2 and similar: SpecAugment masks ten tokens at a time, and fails on a batch of shorter sounds.
             if getattr(configs["audio_config"], "apply_spec_augment", False):
                 configs["audio_config"].apply_spec_augment = False
         if "vision_config" in configs:
             if try_encoders:
                 keep_all_patches(configs["vision_config"])
         elif image_size is not None:
-            raise ValueError(f"image_size is {image_size}, but there is no vision encoder.")
+            raise ValueError(f"image_size is {image_size}, but there is no vision encoder: leave image_size out.")
         cls.adapt_part_configs(configs, kwargs)
         fusion_module_config = kwargs.pop("fusion_module_config", None) or {}
         if isinstance(fusion_module_config, FusionModuleConfig):
@@ -300,7 +301,7 @@ class MMFusionPreTrainedModel(FreezingMixin, EvidenceMixin, ConfidenceMixin, Pre
             del whole
 
         verbosity = logging.get_verbosity()
-        logging.set_verbosity_error()  # that fusion and head are new is no news
+        logging.set_verbosity_error()  # no warnings about the new weights of fusion and head
         try:
             return cls.from_pretrained(None, config=config, state_dict=state_dict, **loading_kwargs)
         finally:
@@ -312,18 +313,18 @@ class MMFusionPreTrainedModel(FreezingMixin, EvidenceMixin, ConfidenceMixin, Pre
         pad_to_multiple_of: int | None = None,
         mean_resizing: bool = True,
     ) -> nn.Embedding:
-        """Gives the text encoder, and the decoder of a model that writes, a vocabulary of another size: they share
-        one tokenizer. See the library's method.
+        """Resizes the vocabulary of the text encoder, and of the decoder of a model that generates: they share one
+        tokenizer. See the library's method.
 
         Args:
             new_num_tokens: `len(processor.tokenizer)` after tokens were added to it.
-            pad_to_multiple_of, mean_resizing: as there.
+            pad_to_multiple_of, mean_resizing: as in the library.
 
         Returns:
-            the word embeddings of the text encoder, or of the decoder where there is none.
+            the word embeddings of the text encoder, or of the decoder if there is no text encoder.
 
         Raises:
-            NotImplementedError: a model without either.
+            NotImplementedError: the model has neither.
         """
         parts = self.parts_with_words()
         if not parts:
@@ -333,19 +334,19 @@ class MMFusionPreTrainedModel(FreezingMixin, EvidenceMixin, ConfidenceMixin, Pre
             embeddings = part.resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
             resized.append(cast(nn.Embedding, embeddings))
             if new_num_tokens is not None or pad_to_multiple_of is not None:
-                self.vocab_size = embeddings.weight.shape[0]  # as the library sets it
+                self.vocab_size = embeddings.weight.shape[0]  # as the library does
                 for part_config in (part.config, config):
                     part_config.get_text_config().vocab_size = self.vocab_size
         self.apply_freezing()
         return resized[0]
 
     def parts_with_words(self) -> list[tuple[PreTrainedModel, Any]]:
-        """The parts whose vocabulary is the processor's tokenizer's, and the sub-config of each."""
+        """The parts that use the vocabulary of the processor's tokenizer, and the sub-config of each."""
         return [(self._text_encoder(), self.config.text_config)] if Text.name in self.base_model.encoders else []
 
     @classmethod
     def adapt_part_configs(cls, configs: dict[str, Any], kwargs: dict[str, Any]):
-        """Changes the configs of pretrained parts, by their keys, before the model is built, and takes what is for
+        """Changes the configs of pretrained parts, by their keys, before the model is built. Takes the arguments for
         that out of the arguments of `from_encoders_pretrained`."""
 
     def pretrained_part(self, name: str) -> PreTrainedModel:
@@ -359,22 +360,22 @@ class MMFusionPreTrainedModel(FreezingMixin, EvidenceMixin, ConfidenceMixin, Pre
         push_to_hub: bool = False,
         **kwargs,
     ):
-        """Saves weights, config, the code, `checksums.json` and, where there is none yet, a model card. See the
-        library's method.
+        """Saves weights, config, code, `checksums.json` and, if there is none yet, a model card. See the library's
+        method.
 
         Raises:
-            ValueError: `push_to_hub`, which goes through the method of that name.
+            ValueError: `push_to_hub` is set; use the method of that name.
         """
         if push_to_hub:
             raise ValueError("Call model.push_to_hub(repo_id, processor=processor), which uploads the processor too.")
-        # A checkpoint from elsewhere names its first home here; the code is copied, so it is at home now.
+        # The config of a loaded checkpoint names its old location; the code is copied, so the new one is named.
         self.config.auto_map = {**AUTO_MAP, **AUTO_MAP_OF.get(type(self).__name__, {})}
         self.config.custom_pipelines = CUSTOM_PIPELINES.get(type(self).__name__, {})
         self.config.versions = versions_here()
-        # Names of older releases, which the library writes for some encoders (ViT), are lost on the Trainer when it
+        # The library writes names of older releases for some encoders (ViT). The Trainer would not find them when it
         # restores the best model.
         kwargs.setdefault("save_original_format", False)
-        # Of weights that each process writes in part nobody knows when they are complete.
+        # If each process writes a part of the weights, it is not known when they are complete.
         alone = is_main_process and not kwargs.get("distributed_checkpoint") and not os.path.isfile(save_directory)
         with checksums_of_what_is_written(save_directory) if alone else nullcontext():
             super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
@@ -382,11 +383,11 @@ class MMFusionPreTrainedModel(FreezingMixin, EvidenceMixin, ConfidenceMixin, Pre
             self.model_card().save(card)
 
     def push_to_hub(self, repo_id: str, *, processor=None, private: bool | None = None, token=None, **kwargs) -> str:
-        """Uploads all that `save_pretrained` writes, the card included, and the processor where it is given.
+        """Uploads everything that `save_pretrained` writes, with the card, and the processor if it is given.
 
         Args:
-            repo_id: `"user/name"` on the Hub; created if it is not there.
-            processor: the `MMFusionProcessor` that belongs to the model: without it the checkpoint takes no raw rows.
+            repo_id: `"user/name"` on the Hub; it is created if it does not exist.
+            processor: the model's `MMFusionProcessor`: without it the checkpoint cannot take raw rows.
             private, token: as in the library.
             kwargs: for `HfApi.upload_folder` (`commit_message`, `revision`, `create_pr`…).
         """
@@ -401,7 +402,7 @@ class MMFusionPreTrainedModel(FreezingMixin, EvidenceMixin, ConfidenceMixin, Pre
             return api.upload_folder(repo_id=repo_id, folder_path=folder, **kwargs)
 
     def model_card(self) -> ModelCard:
-        """The card of a model of which no more is known than its config; training writes a fuller one."""
+        """A card with only the information in the config; training writes a fuller one."""
         pipelines = list(CUSTOM_PIPELINES.get(type(self).__name__, {}))
         data = ModelCardData(
             library_name="transformers",
@@ -420,8 +421,8 @@ class MMFusionPreTrainedModel(FreezingMixin, EvidenceMixin, ConfidenceMixin, Pre
 
     @staticmethod
     def travelling_code():
-        """Names the files that no modelling code imports but every checkpoint needs: the library copies what it finds
-        imported in the text of this file."""
+        """Names the files that every checkpoint needs but no modelling code imports: the library copies the files that
+        it finds imported in the text of this file."""
         from .pipelines_mm_fusion import MMFusionClassificationPipeline
         from .processing_mm_fusion import MMFusionProcessor
 
@@ -429,14 +430,14 @@ class MMFusionPreTrainedModel(FreezingMixin, EvidenceMixin, ConfidenceMixin, Pre
 
 
 def settings_of_part(settings: dict[str, Any], name: str) -> dict[str, Any]:
-    """What is given for one part, where the values may be dicts by part; None is left out."""
+    """The settings for one part, where values may be dicts by part; None is left out."""
     values = {key: value.get(name) if isinstance(value, dict) else value for key, value in settings.items()}
     return {key: value for key, value in values.items() if value is not None}
 
 
 def keep_findings(config: MMFusionConfig, name: str, encoder: PreTrainedModel, given: Collection[str] = ()):
-    """Tries the whole encoder of a modality, with its weights, and writes into the config of the model what it does
-    and its own config does not say, unless it is among the keys that the caller has given."""
+    """Runs the whole encoder of a modality, with its weights, to find out properties that its config does not contain.
+    Writes them into the model's config, except the keys that the caller has given."""
     findings = probe_encoder(encoder, name)
     if name not in (config.pooling or {}):
         pooling = pooling_of(config.encoder_config(name), findings)

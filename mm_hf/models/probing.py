@@ -1,7 +1,7 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""What encoders do and their configs do not say, found by trying: whether they are causal, whether padding changes
-what they give, whether they draw at random, how long a text they can place.
+"""Finds out by trial what encoders do and their configs do not say: whether they are causal, whether padding changes
+their output, whether they draw random numbers, how long a text may be.
 
 Notation used for tensor shapes: see `modeling_outputs`.
 """
@@ -26,13 +26,13 @@ from .modality import modality_of
 
 logger = logging.get_logger(__name__)
 
-# Of two states that should be equal: the largest difference, as a share of the largest number in them.
+# The largest difference of two states that count as equal, as a share of the largest number in them.
 SAME = 1e-5
-# Text encoders that are not causal and do not gather a text in its first token: T5's kin were trained to be averaged
-# or read whole, XLNet's CLS is its last token.
+# Text encoders that are not causal, but do not represent a text in its first token: T5 and similar were trained to be
+# averaged or read as a whole, XLNet's CLS is its last token.
 POOLING_OF_BIDIRECTIONAL = {"t5": "mean", "mt5": "mean", "umt5": "mean", "longt5": "mean", "t5gemma": "mean"}
 POOLING_OF_BIDIRECTIONAL |= {"t5gemma2": "mean", "xlnet": "last"}
-# How many layers an encoder has, as configs name it.
+# Names of the config keys for the number of layers.
 LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers")
 
 
@@ -41,10 +41,10 @@ class Findings:
     """What `probe_encoder` found.
 
     Args:
-        causal: no state depends on what comes later.
-        by_length: padding changes the states of an item, mask or no mask.
-        random: two calls give different states.
-        blind: no state depends on another token at all.
+        causal: whether no state depends on later tokens.
+        by_length: whether padding changes the states of an item in spite of the mask.
+        random: whether two calls return different states.
+        blind: whether no state depends on any other token.
     """
 
     causal: bool = False
@@ -54,23 +54,23 @@ class Findings:
 
 
 def pooling_of(config: PreTrainedConfig, findings: Findings) -> str | None:
-    """How one vector is read from the tokens of a text encoder; None where the usual way will do."""
+    """How one vector is read from the tokens of a text encoder; None if the default is right."""
     return "last" if findings.causal else POOLING_OF_BIDIRECTIONAL.get(config.model_type)
 
 
 def keep_all_patches(config: PreTrainedConfig):
-    """Lets a ViT-MAE see the whole picture: as it was pretrained it draws three quarters of the patches, and drops
-    them, in eval mode too."""
+    """Lets a ViT-MAE see the whole picture. As pretrained, it drops three quarters of the patches at random, in eval
+    mode too."""
     if getattr(config, "mask_ratio", None) and config.model_type == "vit_mae":
         config.mask_ratio = 0.0  # type: ignore[attr-defined]
 
 
 @torch.no_grad()
 def takes_pictures_of(encoder: PreTrainedModel, image_size: int) -> bool:
-    """Whether a vision encoder needs its positions stretched to take pictures of a height and width.
+    """Whether a vision encoder must stretch its positions to take pictures of this height and width.
 
     Raises:
-        ValueError: it does not take them at all.
+        ValueError: it cannot take such pictures.
     """
     check_image_size(image_size)
     channels = getattr(encoder.config, "num_channels", 3)
@@ -85,35 +85,35 @@ def takes_pictures_of(encoder: PreTrainedModel, image_size: int) -> bool:
             return interpolate
     trained_size = getattr(encoder.config, "image_size", None)
     raise ValueError(
-        f"image_size is {image_size}, and the vision encoder ({encoder.config.model_type}) takes no such pictures: "
+        f"image_size is {image_size}, but the vision encoder ({encoder.config.model_type}) cannot take such pictures: "
         f"{failure} It was made for {trained_size}: leave image_size out, or give a size that fits its patches."
     ) from failure
 
 
 def check_image_size(image_size: int):
-    """Raises a ValueError for what is no height and width."""
+    """Raises a ValueError if the value is not a valid height and width."""
     if not isinstance(image_size, int) or isinstance(image_size, bool) or image_size < 1:
-        raise ValueError(f"image_size must be a whole number from 1 up, got {image_size!r}.")
+        raise ValueError(f"image_size must be a whole number of at least 1, got {image_size!r}.")
 
 
 def probe_encoder(encoder: PreTrainedModel, modality: str) -> Findings:
-    """Tries a whole encoder with its weights, in eval mode, on a few short inputs. It is to be thrown away: what is in
-    16 bits, where rounding hides what is looked for, becomes float32."""
+    """Runs a whole encoder with its weights, in eval mode, on a few short inputs. The encoder is not used afterwards:
+    in 16 bits, rounding would hide the differences, so it is converted to float32."""
     if encoder.dtype in (torch.float16, torch.bfloat16):
         encoder.float()
     try:
         with torch.random.fork_rng(devices=[]):
             findings = try_encoder(encoder, modality)
-    except Exception as error:  # whatever a strange model makes of the inputs
+    except Exception as error:  # a strange model may raise any exception
         logger.warning(
-            f"The {modality} encoder ({encoder.config.model_type}) could not be tried, and is taken for one that is "
-            f"neither causal nor changed by padding: {type(error).__name__}: {error}"
+            f"The {modality} encoder ({encoder.config.model_type}) could not be tried. It is treated as not causal, "
+            f"and as not changed by padding: {type(error).__name__}: {error}"
         )
         return Findings()
     if findings.blind:
         logger.warning(
-            f"No token of the {modality} encoder ({encoder.config.model_type}) knows of any other on this machine: "
-            "its attention may need a kernel that is not there. It reads single words."
+            f"In the {modality} encoder ({encoder.config.model_type}), no token depends on any other on this machine, "
+            "so it reads single words. Its attention may need a kernel that is not installed."
         )
     return findings
 
@@ -129,7 +129,7 @@ def try_encoder(encoder: PreTrainedModel, modality: str) -> Findings:
 
     first = states(item)
     findings.random = not all(alike(first, states(item, seeded=False)) for _ in range(4))
-    findings.random |= getattr(encoder.config, "hash_seed", 0) is None  # Reformer draws for texts of several chunks
+    findings.random |= getattr(encoder.config, "hash_seed", 0) is None  # Reformer draws only for longer texts
     if len(items) > 1 and len(first) > 2:
         later, earlier = (states(other) for other in items[1:])
         findings.blind = alike(first[0], later[0]) and alike(first[-1], earlier[-1])
@@ -137,36 +137,37 @@ def try_encoder(encoder: PreTrainedModel, modality: str) -> Findings:
     if "attention_mask" in item:
         steps = item["attention_mask"].shape[1]
         more = max(3, steps // 2)
-        padded = {  # (U, T, …): behind the steps
+        padded = {  # (U, T, …): padding after the steps
             name: nn.functional.pad(value, [*[0, 0] * (value.ndim - 2), 0, more]) for name, value in item.items()
         }
         for name, value in item.items():
             if name != "attention_mask" and not value.is_floating_point():
-                padded[name][:, steps:] = value[:, :1]  # not zeros: whatever pads, the mask has to hide it
+                padded[name][:, steps:] = value[:, :1]  # not zeros: the mask must hide any padding
         try:
             findings.by_length = not alike(first, states(padded)[: len(first)])
-        except (RuntimeError, ValueError, IndexError) as error:  # it takes lengths of some kind alone
+        except (RuntimeError, ValueError, IndexError) as error:  # it takes only some lengths
             logger.debug("%s takes no padding: %s", encoder.config.model_type, error)
             findings.by_length = True
     return findings
 
 
 def alike(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether two states are the same but for rounding."""
+    """Whether two states are equal, except for rounding."""
     if one.shape != other.shape:
         return False
     return bool((one - other).abs().max() <= SAME * one.abs().max().clamp(min=1e-6))
 
 
 class PositionWatch(TorchFunctionMode):
-    """Sees which tables are asked for the positions of a text: for as many rows as there are tokens, one after
-    another.
+    """Records which tables are used for the positions of a text: tables that are read at consecutive rows, one per
+    token.
 
     Args:
-        tokens: of the one text that is encoded meanwhile, all of one id.
+        tokens: the number of tokens of the one text that is encoded meanwhile; all have the same id.
 
     Attributes:
-        longest: tokens that the shortest of these tables has positions for; None where there is no such table.
+        longest: the number of tokens that the shortest of these tables has positions for; None if there is no such
+            table.
     """
 
     def __init__(self, tokens: int):
@@ -178,7 +179,7 @@ class PositionWatch(TorchFunctionMode):
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         table = index = None
-        rows = 0  # the dimension that the index is of
+        rows = 0  # the size of the dimension that is indexed
         if name == "embedding":
             given = dict(zip(("input", "weight"), args)) | kwargs
             index, table = given["input"], given["weight"]
@@ -201,11 +202,11 @@ class PositionWatch(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def note(self, index: torch.Tensor, rows: int):
-        """Takes down a table of so many rows, if the index is one of positions. (States that are reordered have as
-        many rows as there are tokens, those of relative positions not quite twice as many.)"""
+        """Records a table with this number of rows, if the index is one of positions. (Reordered states have as many
+        rows as there are tokens; relative positions almost twice as many.)"""
         if not index.ndim or index.shape[-1] < self.tokens or not index.numel() or rows <= 2 * self.tokens:
             return
-        # Longformer pads texts to whole windows: behind the tokens anything may stand.
+        # Longformer pads texts to whole windows: the values after the tokens do not matter.
         runs = index.detach()[..., : self.tokens].reshape(-1, self.tokens)
         start = int(runs[0, 0])
         if torch.equal(runs, (start + torch.arange(self.tokens)).expand_as(runs)):
@@ -214,10 +215,10 @@ class PositionWatch(TorchFunctionMode):
 
 
 def longest_text(config: PreTrainedConfig) -> int | None:
-    """Tokens that the text encoder of a config can place: the rows of its table of positions, without those that it
-    keeps for other ends (RoBERTa's and CamemBERT's, BART's). Measured, since configs count them in different ways.
-    None where positions are relative or computed, and have no end."""
-    from .text import Text  # which imports this file
+    """How many tokens the text encoder of a config has positions for: the rows of its position table, without rows
+    that it keeps for other purposes (RoBERTa, CamemBERT, BART). It is measured, because configs count them in
+    different ways. None if positions are relative or computed, and so have no limit."""
+    from .text import Text  # here, because that file imports this one
 
     tokens = 5
     failures: list[Exception] = []
@@ -230,32 +231,32 @@ def longest_text(config: PreTrainedConfig) -> int | None:
             inputs = {"input_ids": ordinary.repeat(1, tokens), "attention_mask": torch.ones(1, tokens).long()}
             with torch.no_grad(), watch:
                 run_encoder(encoder, inputs, None)
-        except Exception as error:  # a model of one layer that its type forbids, or weights that are no numbers
+        except Exception as error:  # its type does not allow one layer, or the weights have no values
             failures.append(error)
             if watch.longest is None:
                 continue
-        # Some keep the numbers of the positions, and have fewer of them than rows (CANINE, RoBERTa more).
+        # Some models keep fewer position numbers than rows (CANINE), or more (RoBERTa).
         numbers = [buffer.shape[-1] for name, buffer in encoder.named_buffers() if name.endswith("position_ids")]
         if watch.longest is not None:
             return min([watch.longest, *numbers])
-        return getattr(config, "max_seq_len", None)  # MPT's distances, made for so many tokens
+        return getattr(config, "max_seq_len", None)  # MPT's distances, made for this number of tokens
     logger.debug("The longest text of %s could not be measured: %s", config.model_type, failures)
     return said_positions(config)
 
 
 def said_positions(config: PreTrainedConfig) -> int | None:
-    """Positions that a config names, those that RoBERTa and its kin keep for padding taken off."""
+    """The number of positions in a config, without those that RoBERTa and similar models keep for padding."""
     positions = getattr(config, "max_position_embeddings", None)
-    if not isinstance(positions, int) or positions < 1:  # XLNet's -1: no end
+    if not isinstance(positions, int) or positions < 1:  # XLNet's -1: no limit
         return None
     return positions - (config.pad_token_id + 1 if "roberta" in config.model_type else 0)
 
 
 def with_one_layer(config: PreTrainedConfig) -> PreTrainedConfig:
-    """The same config with one layer: where positions come from, the first one tells."""
+    """The same config with one layer: the first layer is enough to see where positions come from."""
     small: Any = copy.deepcopy(config)
     for name in LAYER_COUNTS:
-        with contextlib.suppress(NotImplementedError, ValueError):  # Funnel counts its layers, and sets none
+        with contextlib.suppress(NotImplementedError, ValueError):  # Funnel computes its number of layers
             if isinstance(getattr(small, name, None), int):
                 setattr(small, name, 1)
     return small

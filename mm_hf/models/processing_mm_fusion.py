@@ -1,6 +1,6 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""The processor: raw rows of all modalities in, a batch for the model out, all of it saved as one."""
+"""The processor: turns raw rows of all modalities into a batch for the model. It is saved as one object."""
 
 import copy
 import json
@@ -47,15 +47,15 @@ SETTINGS = (
     "image_draft",
     "extra_parts",
     "text_windows",
-)  # of the processor itself
-# Arguments that mean tokens of texts where there are texts, and samples of sounds where there are sounds alone.
+)  # arguments of the processor itself
+# Arguments that mean tokens if there are texts, but samples if there are only sounds.
 LENGTHS = ("max_length", "truncation", "padding", "pad_to_multiple_of")
 
 
 class MMFusionProcessorKwargs(ProcessingKwargs, total=False):
-    """What the parts do unless told otherwise: texts are padded to the longest, and cut at what the encoder can read;
-    texts come with a mask of their tokens (SigLIP's tokenizer gives none unless asked), sounds with one of what is
-    heard."""
+    """The defaults of the parts: texts are padded to the longest, and cut to the length that the encoder can read.
+    Texts come with a mask of their tokens (SigLIP's tokenizer makes it only on request), sounds with a mask of their
+    samples or frames."""
 
     _defaults = {
         "text_kwargs": {"padding": True, "truncation": True, "return_attention_mask": True},
@@ -70,23 +70,22 @@ class MMFusionProcessor(ProcessorMixin):
     Args:
         image_processor: any image processor of the library; None for a model without vision.
         tokenizer: any tokenizer of the library; None for a model without text.
-        feature_extractor: of sounds, any of the library; None for a model without sound.
-        table_schema (`TableSchema` or `dict`): what the columns of a table mean; None for a model without a table.
-        series_scaler (`SeriesScaler` or `dict`): what the channels of time series are like; None for a model without.
-        image_background (`str` or three `int`): the ground that transparent pixels are shown on, `"white"`,
-            `"#rrggbb"` or red, green and blue from 0 to 255; None: their transparency is dropped, and the colour that
-            it hid is seen.
-        image_channels (`int`): channels that the vision encoder takes; None: 1 where the image processor has the mean
-            of one, else 3.
-        image_draft (`float`): JPEGs are decoded to a half, a quarter or an eighth where that leaves this many times
-            the size that the image processor resizes to, at least 1; None: in full. Files and bytes are; pictures that
-            were opened before (PIL, arrays) are not.
-        extra_parts (`dict`): parts of modalities from outside the package, by their names: objects that make tensors
-            of items (`part(items)` gives a dict), with `model_input_names`, `to_dict()` and a class method
-            `from_dict`; or what that `to_dict` gave; or None for a modality that needs none. The modality has to be
-            registered first, see `Modality`; its items go in under its `argument`.
-        text_windows (`int`): a text that is longer than the encoder reads becomes up to so many windows, each in a
-            place of its own, see `windows_of`; None: it is cut.
+        feature_extractor: any feature extractor of the library for sounds; None for a model without sound.
+        table_schema (`TableSchema` or `dict`): the meaning of a table's columns; None for a model without a table.
+        series_scaler (`SeriesScaler` or `dict`): the scale of the channels of time series; None for a model without.
+        image_background (`str` or three `int`): the colour under transparent pixels, `"white"`, `"#rrggbb"` or red,
+            green and blue from 0 to 255; None: transparency is dropped, and the colour that it hid becomes visible.
+        image_channels (`int`): the vision encoder's number of channels; None: 1 if the image processor has one mean,
+            else 3.
+        image_draft (`float`): JPEGs are decoded to a half, a quarter or an eighth if that leaves at least this many
+            times the size that the image processor resizes to; at least 1; None: in full. This holds for files and
+            bytes, not for pictures that were opened before (PIL, arrays).
+        extra_parts (`dict`): parts of modalities from outside the package, by name: objects that make tensors from
+            items (`part(items)` returns a dict), with `model_input_names`, `to_dict()` and a class method
+            `from_dict`; or the result of that `to_dict`; or None for a modality that needs no part. The modality must
+            be registered first, see `Modality`; its items are given under its `argument`.
+        text_windows (`int`): a text that is longer than the encoder reads becomes up to this many windows, each with
+            its own place, see `windows_of`; None: it is cut.
 
     Example:
 
@@ -94,7 +93,7 @@ class MMFusionProcessor(ProcessorMixin):
     >>> processor = MMFusionProcessor.from_encoders_pretrained(vision="google/vit-base-patch16-224",
     ...                                                        text="google-bert/bert-base-uncased")
     >>> batch = processor(images=[image, None], text=["what colour?", "what shape?"])  # the second row has no image
-    ```
+    >>> batch = processor(images=[image, None], text=["what colour?", "what shape?"])  # the second row has no image
     """
 
     valid_processor_kwargs = MMFusionProcessorKwargs
@@ -112,7 +111,7 @@ class MMFusionProcessor(ProcessorMixin):
         image_draft=None,
         text_windows=None,
     ):
-        # The library's own __init__ refuses absent parts.
+        # The library's own __init__ would refuse absent parts.
         self.chat_template = None
         self.image_processor = image_processor
         self.tokenizer = tokenizer
@@ -141,7 +140,7 @@ class MMFusionProcessor(ProcessorMixin):
 
     @property
     def modalities(self) -> list[Modality]:
-        """Those whose items this processor prepares."""
+        """The modalities whose items this processor prepares."""
         return [
             modality
             for modality in MODALITIES.values()
@@ -149,7 +148,7 @@ class MMFusionProcessor(ProcessorMixin):
         ]
 
     def part_of(self, modality: Modality) -> Any:
-        """The part that prepares the items of a modality; None where there is none."""
+        """The part that prepares the items of a modality; None if there is none."""
         return self.extra_parts.get(modality.name) if modality.extra else getattr(self, modality.part)
 
     @property
@@ -176,25 +175,25 @@ class MMFusionProcessor(ProcessorMixin):
         text_windows: int | None = None,
         **encoders: Any,
     ) -> "MMFusionProcessor":
-        """Builds a processor from those of the encoders.
+        """Builds a processor from the processors of the encoders.
 
-        A tokenizer without a token for padding gets one. Texts are cut to what the text encoder can place, whatever
-        its tokenizer claims.
+        A tokenizer without a padding token gets one. Texts are cut to the length that the text encoder has positions
+        for, whatever its tokenizer claims.
 
         Args:
             vision, text, audio (`str`): Hub id or local folder of each encoder, as for the model.
             max_audio_seconds: see `MMFusionModel.from_encoders_pretrained`; longer sounds are cut.
-            image_size (`int`, *optional*): height and width that pictures are resized to, the whole of each, without
-                a border; see the model's.
-            table_schema, series_scaler: of a table's columns and of time series, see the class.
+            image_size (`int`, *optional*): height and width that pictures are resized to: the whole picture, without
+                a border. Give the model the same value.
+            table_schema, series_scaler: for a table's columns and for time series, see the class.
             image_background, extra_parts, image_draft, text_windows: see the class.
-            decoder (`str`): that of the decoder, where there is no text encoder.
-            encoders: everything else goes to the loading of each part (`revision`, `token`, `subfolder`…; a dict by
-                modality where the encoders differ).
+            decoder (`str`): the decoder, if there is no text encoder.
+            encoders: all other arguments go to the loading of each part (`revision`, `token`, `subfolder`…; a dict by
+                modality if the encoders differ).
 
         Raises:
-            ValueError: no encoder was named, or an `image_size` that the image processor cannot make.
-            OSError: no such folder or Hub id.
+            ValueError: no encoder is named, or the image processor cannot make pictures of `image_size`.
+            OSError: the folder or Hub id does not exist.
         """
         settings = {
             "max_audio_seconds": max_audio_seconds,
@@ -217,42 +216,42 @@ class MMFusionProcessor(ProcessorMixin):
     ) -> BatchFeature:
         """Prepares a batch.
 
-        Wherever several rows are taken, they may be a list, a tuple, a column of `datasets` or pandas, a `KeyDataset`,
-        an array, or a generator; None, and NaN as pandas writes it, mean that this row has none.
+        Several rows may be a list, a tuple, a column of `datasets` or pandas, a `KeyDataset`, an array, or a
+        generator. None, and NaN as pandas writes it, mean that the row has no item.
 
         Args:
             images: an image or several: PIL, an array or tensor, a path, the bytes of a file, or a dict of `bytes`
-                and `path`, see `open_image`. A list in the list: the images of a row with several, or the frames of
-                its video, None for a place without. (Of texts, sounds and series likewise, such as
+                and `path`, see `open_image`. A list in the list holds the images of a row with several, or the frames
+                of its video, None for an empty place. (The same holds for texts, sounds and series, such as
                 `text=[["a title", "a body"], ["another title", None]]`; a table has one place.)
             text: a string or several.
             audio: a sound or several: samples `(S,)` float from -1 to 1; or a path, the bytes of a file, or a dict of
                 `array` and `sampling_rate`, which are resampled as in `load_sound`. A list of numbers is one sound,
-                in a list too; a list of these in the list is the sounds of one row.
-            table: a row of the table, `{column: value}`, or several, also as a table of pandas; a column that is not
-                there, None or NaN is missing.
+                also inside a list; a list of such lists inside the list holds the sounds of one row.
+            table: a row of the table, `{column: value}`, or several, also as a table of pandas. An absent column, None
+                or NaN is a missing value.
             series: a time series, an array `(S, C)` (or `(S,)`), a list of steps or a table of pandas, NaN for a
-                reading that is missing; or several. One without a step or of gaps alone is none. In a list, numbers
-                one or two deep are one series, and numbers three deep the series of one row: those of one channel are
-                arrays `(S, 1)` there.
-            deduplicate: prepare equal strings, paths and bytes, and all else that is the very same object, once, and
-                give the index of the item that each row uses. One image beside many texts is always shared.
-            kwargs: items of modalities from outside the package, by their `argument`; all else is for the tokenizer,
-                the image processor and the feature extractor; `text_kwargs`, `images_kwargs` and `audio_kwargs`
-                (dicts) tell them apart. `sampling_rate`, in samples a second, says what arrays of samples have: it
-                has to be what the feature extractor has, since they are not resampled here.
+                missing reading; or several. A series without steps, or with only gaps, counts as absent. In a list,
+                numbers nested one or two deep are one series, and numbers three deep the series of one row; there,
+                series of one channel are arrays `(S, 1)`.
+            deduplicate: prepare equal strings, paths and bytes only once, and also all other values that are the same
+                object; return the index of the item of each row. One image with many texts is always shared.
+            kwargs: items of modalities from outside the package, by their `argument`. All others are for the
+                tokenizer, the image processor and the feature extractor; `text_kwargs`, `images_kwargs` and
+                `audio_kwargs` (dicts) tell them apart. `sampling_rate`, in samples per second, is the rate of arrays
+                of samples: it must be the feature extractor's, because arrays are not resampled here.
 
         Returns:
-            `vision_index`, `text_index`, `audio_index`, `tabular_index`, `series_index` `(B,)` where rows share items
-            or lack them (`(B, K)` where rows have up to K items of a modality), then `pixel_values`,
-            `numerical_values`, `categorical_ids`, `series_values`, `series_attention_mask`, and what the tokenizer and
-            the feature extractor make, for the distinct items; the latter's mask is `audio_attention_mask`.
+            `vision_index`, `text_index`, `audio_index`, `tabular_index`, `series_index` `(B,)` if rows share items
+            or lack them (`(B, K)` if rows have up to K items of a modality). Then, for the distinct items,
+            `pixel_values`, `numerical_values`, `categorical_ids`, `series_values`, `series_attention_mask`, and the
+            outputs of the tokenizer and the feature extractor; the latter's mask is `audio_attention_mask`.
 
         Raises:
-            ValueError: nothing given, lists of different length, an empty text (None means absent) or one with a lone
-                surrogate, a sound that is empty, has several channels or what is no finite number, another sampling
-                rate, an input that this processor has no part for, or an unknown argument; a table's column that is
-                not known, or what is no number in one of numbers; a series of other channels than those it learned.
+            ValueError: nothing is given; lists have different lengths; a text is empty (None means absent) or has a
+                lone surrogate; a sound is empty, has several channels, is not finite, or has another sampling rate;
+                this processor has no part for an input; an argument is unknown; a table's column is unknown, or a
+                value in a column of numbers is not a number; a series has other channels than the learned ones.
         """
         given = dict(images=images, text=text, audio=audio, table=table, series=series)  # noqa: C408
         for modality in MODALITIES.values():
@@ -274,7 +273,7 @@ class MMFusionProcessor(ProcessorMixin):
         if not batch:
             raise ValueError(f"Lists of {', '.join(given)} must have at least one entry.")
         if not set(counts.values()) <= {1, batch}:
-            raise ValueError(f"Lists must have one entry a row: got {counts}.")
+            raise ValueError(f"Lists must have one entry per row: got {counts}.")
         settings = self._settings(list(rows), kwargs)
         indices, data = {}, {}
         for modality, entries in rows.items():
@@ -286,11 +285,11 @@ class MMFusionProcessor(ProcessorMixin):
                 indices[modality.index_name] = torch.tensor(index)
             if items:
                 data.update(modality.prepare(items, self, part_settings))
-        # Indices first: the Trainer reads the size of a batch off its first tensor.
+        # Indices first, because the Trainer reads the batch size from the first tensor.
         return BatchFeature({**indices, **data})
 
     def _settings(self, given: list[Modality], kwargs: dict[str, Any]) -> dict[str, dict[str, Any]]:
-        """The arguments of a call by the part that they are for."""
+        """The arguments of a call, by the part that they are for."""
         keys = {modality.kwargs_key for modality in given} - {None}
         if not keys and not kwargs:
             return {}
@@ -300,8 +299,8 @@ class MMFusionProcessor(ProcessorMixin):
             **kwargs,
         )
         if Sound.kwargs_key in keys:
-            # What a tokenizer was made with, and what is meant for the text, goes to all parts that have an argument
-            # of that name: a longest text of 512 tokens would cut sounds to 512 samples.
+            # The tokenizer's own settings, and options for the text, would go to every part that has an argument of
+            # the same name: a limit of 512 tokens would cut sounds to 512 samples.
             texts = Text.kwargs_key in keys
             others = {name: value for name, value in kwargs.items() if name not in LENGTHS or not texts}
             others = self._merge_kwargs(cast(Any, MMFusionProcessorKwargs), tokenizer_init_kwargs={}, **others)
@@ -310,11 +309,11 @@ class MMFusionProcessor(ProcessorMixin):
 
     @property
     def arguments(self) -> dict[str, set[str]]:
-        """What a call takes beside the rows: by the part that it is for (`text_kwargs`, `images_kwargs`…) the names of
-        its arguments, which may be given flat too."""
+        """The arguments of a call beside the rows: by the part that they are for (`text_kwargs`, `images_kwargs`…),
+        the names of its arguments, which may also be given directly."""
         names = {}
         for key, kind in MMFusionProcessorKwargs.__annotations__.items():
-            if key != "videos_kwargs":  # videos are pictures here
+            if key != "videos_kwargs":  # here, videos are pictures
                 names[key] = set(getattr(kind, "__annotations__", {}))
         for modality in self.modalities:
             if modality.kwargs_key is not None:
@@ -322,30 +321,30 @@ class MMFusionProcessor(ProcessorMixin):
         return names
 
     def _check_arguments(self, kwargs: dict[str, Any]):
-        """Refuses names of arguments that no part has: the library would ignore them."""
+        """Refuses argument names that no part has: the library would ignore them."""
         if kwargs:
             check_argument_names(kwargs, self.arguments)
 
     def without_windows(self) -> "MMFusionProcessor":
-        """The same for texts that are windows already."""
+        """The same processor for texts that are already windows."""
         plain = copy.copy(self)
         plain.text_windows = None
         return plain
 
     def target_ids(self, texts: list[str | None], max_length: int | None = None, end: bool = True) -> torch.Tensor:
-        """The labels of `MMFusionForConditionalGeneration` and `MMFusionForCTC`: the tokens of texts that are to be
-        written.
+        """The labels of `MMFusionForConditionalGeneration` and `MMFusionForCTC`: the tokens of the texts to
+        generate.
 
         Args:
-            texts: one a row, None for a row without.
-            max_length: tokens that a text is cut to, its end included.
-            end: a token ends each text; CTC needs none.
+            texts: one per row, None for a row without a text.
+            max_length: the most tokens of a text, with its end; longer texts are cut.
+            end: whether a token ends each text; CTC needs none.
 
         Returns:
-            `(B, S)` int64, each text without its start, -100 behind it.
+            `(B, S)` int64, each text without its start, padded with -100.
         """
         if self.tokenizer is None:
-            raise ValueError(f"Texts to write need a tokenizer, and this processor has only {self.present_parts}.")
+            raise ValueError(f"Texts to generate need a tokenizer, but this processor has only {self.present_parts}.")
         return target_ids(self.tokenizer, modality_of(Text.name).list_rows(texts), max_length, end)
 
     def to_dict(self) -> dict[str, Any]:
@@ -362,11 +361,11 @@ class MMFusionProcessor(ProcessorMixin):
         return values
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
-        """Saves all parts: the tokenizer's files, the rest in `processor_config.json`, which also keeps what the parts
-        are, and the code that loads them. `checksums.json` gets their lines.
+        """Saves all parts: the tokenizer's files, and `processor_config.json` with all other parts, the types of the
+        parts, and the code that loads them. Updates `checksums.json`.
 
         Raises:
-            ValueError: `push_to_hub`, which goes through the method of that name.
+            ValueError: `push_to_hub` is set; use the method of that name.
         """
         if push_to_hub:
             raise ValueError(
@@ -383,12 +382,12 @@ class MMFusionProcessor(ProcessorMixin):
             )
             with open(path, "w", encoding="utf-8") as file:
                 file.write(json.dumps(values, indent=2, sort_keys=True) + "\n")
-            vars(self).pop("auto_map", None)  # of the file alone: what was saved and what is loaded are equal
+            vars(self).pop("auto_map", None)  # only in the file: the saved and the loaded object are equal
         return [path]
 
     @classmethod
     def get_processor_dict(cls, pretrained_model_name_or_path, **kwargs):
-        """As in the library, whose error is about itself where the file is nested too deeply or holds no dict."""
+        """As in the library, but with a clear error if the file is nested too deeply or holds no dict."""
         where = f"{pretrained_model_name_or_path}: processor_config.json"
         try:
             loaded = super().get_processor_dict(pretrained_model_name_or_path, **kwargs)
@@ -400,10 +399,10 @@ class MMFusionProcessor(ProcessorMixin):
 
     @classmethod
     def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs) -> list:
-        """Loads the parts that were saved; None in the place of the others.
+        """Loads the saved parts; None for the others.
 
         Raises:
-            ValueError: parts that are not those that were saved, or not those of the model beside them.
+            ValueError: the parts have changed since they were saved, or do not fit the model beside them.
         """
         processor_dict = processor_dict or {}
         source = pretrained_model_name_or_path
@@ -438,7 +437,7 @@ class MMFusionProcessor(ProcessorMixin):
 
     @classmethod
     def from_args_and_dict(cls, args, processor_dict, **kwargs):
-        """As in the library, which takes every key of the file that `__init__` does not name for a mistake."""
+        """As in the library, which would refuse every key of the file that is not an argument of `__init__`."""
         (parts,) = args
         return cls(**parts)
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""The parts of a processor: where they come from, and what they check."""
+"""The parts of a processor: loading them, and checking them."""
 
 import os
 from collections.abc import Mapping
@@ -21,10 +21,11 @@ from .vision import Vision
 def parts_of_encoders(
     encoders: dict[str, Any], settings: Mapping[str, Any], learned: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The arguments of a processor that fits some encoders, given with what goes to the loading of each part, which
-    are taken out; see `MMFusionProcessor.from_encoders_pretrained`. Settings say how its parts are made, `learned` are
-    those that come from no encoder."""
-    # Without a text encoder, what is written needs the decoder's tokenizer.
+    """The arguments of a processor that fits some encoders. The encoders are taken out of the given arguments; the
+    rest are for loading each part; see `MMFusionProcessor.from_encoders_pretrained`. `settings`: options for the
+    parts.
+    `learned`: parts that do not come from an encoder."""
+    # Without a text encoder, generated texts need the decoder's tokenizer.
     decoder = encoders.pop("decoder", None)
     pretrained = [name for name, modality in MODALITIES.items() if modality.pretrained]
     sources = {name: encoders.pop(name, None) for name in pretrained}
@@ -57,30 +58,32 @@ def parts_of_encoders(
 
         parts |= modality_of(name).parts_of_encoder(source, settings, read_config, **kwargs)
     if settings["image_size"] is not None and Vision.part not in parts:
-        raise ValueError(f"image_size is {settings['image_size']}, but there is no {Vision.name} encoder.")
+        raise ValueError(
+            f"image_size is {settings['image_size']}, but there is no {Vision.name} encoder: leave image_size out."
+        )
     return parts
 
 
 def learned_modalities() -> list[Modality]:
-    """Those of the library whose part is learned from training rows, and comes from no encoder's folder."""
+    """The modalities of the package whose part is learned from training rows, not loaded from an encoder's folder."""
     return [modality for modality in MODALITIES.values() if not modality.extra and not modality.pretrained]
 
 
 def read_extra_parts(parts: Any) -> dict[str, Any]:
-    """See `extra_parts` of `MMFusionProcessor`. Refuses a modality that is not registered, or one of the library; what
-    is no part, or one of a modality that says no class for it."""
+    """Reads `extra_parts` of `MMFusionProcessor`. Refuses a modality that is not registered or is one of the package;
+    a value that is not a part; and a dict for a modality without a class for its part."""
     if parts is not None and not isinstance(parts, Mapping):
         raise ValueError(f"extra_parts must be a dict by modality, got {parts!r:.80}.")
     checked = {}
     for name, values in (parts or {}).items():
         modality = modality_of(name)
         if not modality.extra:
-            raise ValueError(f"extra_parts are of modalities from outside the package; {name!r} has {modality.part}.")
+            raise ValueError(f"extra_parts is for modalities from outside the package; {name!r} has {modality.part}.")
         checked[name] = part = modality.read_part(values)
         if part is None:
             continue
         if modality.part_class is None:
-            raise ValueError(f"{type(modality).__name__} has no part_class, as which {part!r:.80} could be loaded.")
+            raise ValueError(f"{type(modality).__name__} has no part_class, so {part!r:.80} cannot be loaded: set it.")
         needed = ("__call__", "model_input_names", "to_dict", "from_dict")
         if lacking := [attribute for attribute in needed if not hasattr(part, attribute)]:
             raise ValueError(
@@ -95,16 +98,16 @@ def checked_items(
     """The distinct items of rows (see `list_rows` of `Modality`), each checked once.
 
     Returns:
-        the items, as `check` gives them, and for each row which of them it uses: a number, or where rows have several
-        places one for each of them; -1 for none.
+        the items, as `check` returns them, and for each row the number of its item, or one number per place if rows
+        have several; -1 for none.
 
     Raises:
-        ValueError: names the row of a bad one.
+        ValueError: an item is bad; the message names its row.
     """
     values, places = spread(entries)
     raw, index = distinct_items(values, deduplicate)
     items: list = []
-    numbers = {-1: -1}  # the place among `items`, of those that hold nothing -1
+    numbers = {-1: -1}  # the place in `items`; -1 for empty items
     for position, number in enumerate(index):
         if number not in numbers:
             try:
@@ -127,7 +130,7 @@ def check_argument_names(given: Mapping[str, Any], known: Mapping[str, set[str]]
     for name, value in given.items():
         if name not in flat:
             raise ValueError(
-                f"The processor has no argument {name!r}; it has {row_arguments}, those of its parts, "
+                f"The processor has no argument {name!r}; it has {row_arguments}, the arguments of its parts, "
                 f"and {list(known)}.{did_you_mean(name, flat)}"
             )
         if known.get(name) and isinstance(value, Mapping):

@@ -1,6 +1,6 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""A recurrent encoder, which the library lacks: LSTM or GRU over word vectors, spectral frames or sensor readings.
+"""A recurrent encoder, which transformers lacks: LSTM or GRU over word vectors, spectral frames or sensor readings.
 
 Notation used for tensor shapes: `U` items, `T` steps of each, `F` numbers a step, `E` width of a word vector, `H`
 width of the encoder.
@@ -45,24 +45,24 @@ RNNS: dict[str, type[nn.LSTM] | type[nn.GRU]] = {"lstm": nn.LSTM, "gru": nn.GRU}
 @told_in_one_line
 @strict
 class RecurrentConfig(PreTrainedConfig):
-    r"""A recurrent encoder of words, or of frames.
+    r"""The config of a recurrent encoder of words, or of frames.
 
     Args:
         rnn_type (`str`, defaults to `"lstm"`): `"lstm"` (Hochreiter and Schmidhuber 1997) or `"gru"` (Cho et al.
             2014).
-        vocab_size (`int`, defaults to 30522): words that an encoder of `input_ids` knows.
-        input_size (`int`, *optional*): numbers a step, for an encoder of `input_features`, which knows no words.
+        vocab_size (`int`, defaults to 30522): the number of words, for an encoder of `input_ids`.
+        input_size (`int`, *optional*): numbers per step, for an encoder of `input_features`, which has no words.
         embedding_size (`int`, defaults to 100): width of the word vectors.
-        hidden_size (`int`, defaults to 128): width of what comes out; of two directions each has half.
-        num_hidden_layers (`int`, defaults to 1): recurrent layers, one upon the other.
+        hidden_size (`int`, defaults to 128): width of the output; with two directions, each has half of it.
+        num_hidden_layers (`int`, defaults to 1): the number of recurrent layers.
         bidirectional (`bool`, defaults to `True`): read from both ends (Schuster and Paliwal 1997).
-        hidden_dropout_prob (`float`, defaults to 0): of what goes into each layer.
-        initializer_range (`float`, defaults to 1): standard deviation of new word vectors, as torch has it: at BERT's
-            0.02 no gate would open.
-        pad_token_id (`int`, defaults to 0): its word vector is zero.
+        hidden_dropout_prob (`float`, defaults to 0): dropout on the input of each layer.
+        initializer_range (`float`, defaults to 1): standard deviation of new word vectors, as in torch: with BERT's
+            0.02 the gates would not open.
+        pad_token_id (`int`, defaults to 0): the word vector of this token is zero.
 
     Raises:
-        ValueError: another `rnn_type`, a size below 1, a width that two directions cannot share.
+        ValueError: `rnn_type` is unknown, a size is below 1, or two directions cannot share the width evenly.
     """
 
     model_type = "mm_fusion_recurrent"
@@ -96,8 +96,8 @@ class RecurrentConfig(PreTrainedConfig):
 class RecurrentLayer(nn.Module):
     """One layer of the encoder, in one direction or both.
 
-    Both start at a step that counts, whatever is padded, and on which side: the steps come in front, in their
-    order."""
+    Both directions start at a real step, whichever side was padded, because the real steps are moved to the front, in
+    their order."""
 
     def __init__(self, config: RecurrentConfig, input_size: int):
         super().__init__()
@@ -109,8 +109,8 @@ class RecurrentLayer(nn.Module):
         )
 
     def forward(self, states: torch.Tensor, backwards: torch.Tensor) -> torch.Tensor:
-        """Reads states `(U, T, E or H)` into `(U, T, H)`; `backwards` `(U, T)` int64 is which step each is when read
-        from the last one."""
+        """Reads states `(U, T, E or H)` into `(U, T, H)`; `backwards` `(U, T)` int64 is the place of each step when
+        the item is read from its end."""
         states = self.dropout(states)
         outputs = [read(self.directions[0], states)]
         if len(self.directions) > 1:
@@ -119,7 +119,7 @@ class RecurrentLayer(nn.Module):
 
 
 def read(rnn: nn.Module, states: torch.Tensor) -> torch.Tensor:
-    """What it gives at each step, `(U, T, H)`. Autocast is left out on CPUs: many have no LSTM in bfloat16."""
+    """The output at each step, `(U, T, H)`. Autocast is turned off on CPUs: many have no LSTM in bfloat16."""
     if not torch.is_autocast_enabled("cpu"):
         return rnn(states)[0]
     with torch.autocast("cpu", enabled=False):
@@ -127,7 +127,7 @@ def read(rnn: nn.Module, states: torch.Tensor) -> torch.Tensor:
 
 
 class RecurrentModel(PreTrainedModel):
-    """LSTM or GRU, for `AutoModel`: wherever the model takes BERT, it takes this. Padding changes nothing."""
+    """LSTM or GRU for `AutoModel`: it can be used wherever mm_hf takes BERT. Padding does not change the result."""
 
     config_class = RecurrentConfig
     config: RecurrentConfig
@@ -146,7 +146,7 @@ class RecurrentModel(PreTrainedModel):
 
     @property
     def main_input_name(self) -> str:
-        """`input_ids` of an encoder of words, `input_features` of one of frames."""
+        """`input_ids` for an encoder of words, `input_features` for one of frames."""
         return "input_ids" if self.embeddings is not None else "input_features"
 
     @torch.no_grad()
@@ -160,9 +160,9 @@ class RecurrentModel(PreTrainedModel):
                 init.zeros_(parameter)
             elif name.startswith("weight_ih"):
                 init.xavier_uniform_(parameter)
-            else:  # what goes from step to step keeps its length (Saxe et al. 2014)
+            else:  # orthogonal: the state keeps its length from step to step (Saxe et al. 2014)
                 init.orthogonal_(parameter)
-        if isinstance(rnn, nn.LSTM):  # at first nothing is forgotten (Jozefowicz et al. 2015, section 2.2)
+        if isinstance(rnn, nn.LSTM):  # forget gates start open (Jozefowicz et al. 2015, section 2.2)
             bias = cast(torch.Tensor, rnn.bias_ih_l0)
             gates = torch.zeros_like(bias)
             gates[rnn.hidden_size : 2 * rnn.hidden_size] = 1.0
@@ -172,7 +172,7 @@ class RecurrentModel(PreTrainedModel):
         """The word vectors."""
         if self.embeddings is None:
             raise NotImplementedError(
-                f"This encoder reads frames (input_size {self.config.input_size}), and has no word vectors."
+                f"This encoder reads frames (input_size {self.config.input_size}), so it has no word vectors."
             )
         return self.embeddings
 
@@ -195,16 +195,16 @@ class RecurrentModel(PreTrainedModel):
         Args:
             input_ids: `(U, T)` int64.
             attention_mask: `(U, T)`, 1 for a step, 0 for padding, on whichever side.
-            inputs_embeds: `(U, T, E)` float, in place of `input_ids`.
-            input_features: `(U, T, F)` float, of an encoder of frames.
-            output_hidden_states: give what goes into the first layer and what each one gives, too.
-            kwargs: what other encoders take; not looked at.
+            inputs_embeds: `(U, T, E)` float, instead of `input_ids`.
+            input_features: `(U, T, F)` float, for an encoder of frames.
+            output_hidden_states: return the input of the first layer and the output of each layer, too.
+            kwargs: inputs of other encoders; they are ignored.
 
         Returns:
             `last_hidden_state` `(U, T, H)`, zero at padding.
 
         Raises:
-            ValueError: none of the inputs that this encoder reads, or more than one.
+            ValueError: none of the inputs that this encoder reads is given, or more than one.
         """
         given = {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "input_features": input_features}
         given = {name: value for name, value in given.items() if value is not None}
@@ -221,7 +221,7 @@ class RecurrentModel(PreTrainedModel):
         mask = attention_mask.bool()
         places = torch.arange(steps, device=states.device).expand(items, steps)
         lengths = mask.sum(1, keepdim=True)
-        # The steps that count go in front. (Sorting would say the same, and exporters trace it with trouble.)
+        # Real steps go to the front. (Sorting would do the same, but exporters have trouble with it.)
         back = torch.where(mask, mask.cumsum(1) - 1, lengths + mask.logical_not().cumsum(1) - 1)  # (U, T)
         order = torch.zeros_like(back).scatter(1, back, places)
         backwards = torch.where(places < lengths, lengths - 1 - places, places)
@@ -243,7 +243,7 @@ class RecurrentModel(PreTrainedModel):
 
 
 def take(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """The steps of each item, `(U, T, …)`, in another order: that of places `(U, T)` int64."""
+    """The steps of each item, `(U, T, …)`, in the order given by places `(U, T)` int64."""
     return states.gather(1, places.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
 
 

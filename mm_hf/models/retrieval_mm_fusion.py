@@ -1,6 +1,6 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""Search: embeddings of each modality alone to find, and the fusion to look again at what was found.
+"""Search: the embeddings of each modality alone find candidates, and the fusion ranks them again.
 
 Notation used for tensor shapes: see `modeling_outputs`; `E` is the width of the embeddings.
 """
@@ -29,14 +29,14 @@ from .vision import Vision
 
 
 MAX_LOGIT_SCALE = math.log(100)  # as in CLIP
-# What can be searched by texts, and what the outputs call it.
+# The modalities that can be searched by text, and their names in the outputs.
 ITEMS = {kind.name: kind.row_keys[0] for kind in (Vision, Sound)}
-TEXTS_WORTH_A_TURN = 16  # so many of one image are scored without copying its keys and values for each pair
+TEXTS_WORTH_A_TURN = 16  # with this many texts per image, its keys and values are not copied for each pair
 
 
 class EmbeddingProjection(nn.Linear):
-    """A linear layer whose first weights go by its own width, not by the fusion's: larger ones are slow to turn, since
-    the length of an embedding does not matter."""
+    """A linear layer whose initial weights depend on its own width, not on the fusion's. Larger weights would be slow
+    to change direction, because the length of an embedding does not matter."""
 
     def init_own_parameters(self, std: float):
         """Initial values, see the class."""
@@ -44,16 +44,16 @@ class EmbeddingProjection(nn.Linear):
 
 
 class ItemEmbedding(nn.Module):
-    """The embedding of an item from what its own encoder gave: the pooled vector of each level, joined and normed,
-    through a linear layer, of length 1 (as CLIP's, Radford et al. 2021). It does not go through the projection to the
-    fusion width, which is narrower and made for tokens: on OpenMoji that finds half as much.
+    """The embedding of an item from its own encoder's output: the pooled vectors of all levels are joined and normed,
+    then a linear layer, then scaled to length 1 (as in CLIP, Radford et al. 2021). It does not use the projection to
+    the fusion width, which is narrower and made for tokens: on OpenMoji that finds half as much.
 
     Args:
-        level_shapes: of one item each, as `build_encoder` gives them.
+        level_shapes: the shapes for one item, as `build_encoder` returns them.
         embedding_size: E.
-        pooling: of sequences, see `pool_tokens`; feature maps are averaged.
-        dropout: before the linear layer.
-        layer_norm_eps: of the norm.
+        pooling: for sequences, see `pool_tokens`; feature maps are averaged.
+        dropout: the rate before the linear layer.
+        layer_norm_eps: the epsilon of the norm.
     """
 
     def __init__(
@@ -72,9 +72,9 @@ class ItemEmbedding(nn.Module):
         self.projection = EmbeddingProjection(width, embedding_size, bias=False)
 
     def forward(self, states: EncoderStates) -> torch.Tensor:
-        """Embeds distinct items, `(U, E)`: none where the states have none."""
+        """Embeds distinct items, `(U, E)`; no rows if the states have no items."""
         if states.levels is None:
-            nothing = sum(parameter.sum() for parameter in self.parameters()) * 0  # they take part all the same
+            nothing = sum(parameter.sum() for parameter in self.parameters()) * 0  # so that all parameters are used
             return nothing.expand(0, self.projection.out_features)
         dtype = self.projection.weight.dtype
         mask = None if states.mask is None else states.mask.bool()
@@ -87,12 +87,12 @@ class ItemEmbedding(nn.Module):
 
 
 class MMFusionForRetrieval(MMFusionPreTrainedModel):
-    """Finds images by texts and texts by images; or sounds, where these are the model's other modality.
+    """Finds images by texts and texts by images; or sounds, if these are the model's other modality.
 
-    Each item has an embedding from its own encoder alone, trained by the image-text contrastive loss. The fusion tells
-    whether a text and an image belong together (image-text matching, with hard negatives), to be asked of the best
-    that the embeddings found: ALBEF, Li et al. 2021. With `config.matching_weight` 0 there is no such question, and
-    the fusion does not train.
+    Each item has an embedding from its own encoder only, trained with the image-text contrastive loss. The fusion
+    predicts whether a text and an image belong together (image-text matching, with hard negatives). It is used to rank
+    the best items that the embeddings found again: ALBEF, Li et al. 2021. With `config.matching_weight` 0 there is no
+    matching, and the fusion does not train.
     """
 
     def __init__(self, config: MMFusionConfig):
@@ -102,9 +102,9 @@ class MMFusionForRetrieval(MMFusionPreTrainedModel):
         several = any(config.places_of(name) > 1 for name in config.modalities)
         if fusion.query_modality != Text.name or len(others) != 1 or others[0] not in ITEMS or several:
             raise ValueError(
-                f"MMFusionForRetrieval searches one of {list(ITEMS)} by text, with one item a row; this config has "
-                f"{config.modalities}, of which {fusion.query_modality} asks, num_images {config.num_images} and "
-                f"places {config.places}."
+                f"MMFusionForRetrieval searches one of {list(ITEMS)} by text, with one item per row; this config has "
+                f"the modalities {config.modalities}, query_modality {fusion.query_modality}, num_images "
+                f"{config.num_images} and places {config.places}."
             )
         self.query_modality, self.item_modality = Text.name, others[0]
         self.model = MMFusionModel(config)
@@ -121,19 +121,19 @@ class MMFusionForRetrieval(MMFusionPreTrainedModel):
         self.apply_freezing()
 
     def apply_freezing(self):
-        """See the method of the base class; without a loss of matching the fusion does not train either."""
+        """See the method of the base class; without the matching loss the fusion does not train either."""
         super().apply_freezing()
         if not self.config.matching_weight:
             for part in (self.model.projections, self.model.fusion, self.matching):
                 part.requires_grad_(False)
 
     def init_own_parameters(self, std: float):
-        """Sets the temperature."""
+        """Sets the initial temperature."""
         init.constant_(self.logit_scale, self.config.logit_scale_init_value)
 
     def answers_said(self, outputs, **settings):
-        """See the method of the base class: it answers nothing, and whether text and item match is explained; where
-        nobody trained that (`matching_weight` 0), how similar they are."""
+        """See the method of the base class. This model has no answers: the explained number is whether text and item
+        match; if matching was not trained (`matching_weight` 0), it is their similarity."""
         return {None: torch.zeros(len(outputs.pooler_output), 1, dtype=torch.int64, device=self.device)}
 
     def explained(self, outputs, said):
@@ -153,20 +153,20 @@ class MMFusionForRetrieval(MMFusionPreTrainedModel):
         return ["log odds of a match" if self.config.matching_weight else "cosine of the embeddings"]
 
     def has_chances(self, task):
-        """See the method of the base class: a cosine is none."""
+        """See the method of the base class: a cosine is not a probability."""
         return bool(self.config.matching_weight)
 
     @property
     def explained_base(self):
-        """See the method of the base class; without a trained fusion, what compares the embeddings."""
+        """See the method of the base class; without a trained fusion, it compares the embeddings."""
         return self.base_model if self.config.matching_weight else ComparedItems(self)
 
     def get_text_features(self, encoder_states: dict[str, EncoderStates] | None = None, **inputs) -> torch.Tensor:
         """The embeddings of texts.
 
         Args:
-            encoder_states: what `encode` gave, in place of raw inputs.
-            inputs: `input_ids` and the others of texts, as for `MMFusionModel.forward`.
+            encoder_states: the result of `encode`, instead of raw inputs.
+            inputs: `input_ids` and the other inputs of texts, as for `MMFusionModel.forward`.
 
         Returns:
             `(U, E)`, of length 1.
@@ -186,10 +186,10 @@ class MMFusionForRetrieval(MMFusionPreTrainedModel):
     ) -> torch.Tensor:
         """The embeddings of items of a modality, by its name: `(U, E)`, of length 1; see `get_text_features`."""
         if modality not in self.embeddings:
-            raise ValueError(f"This model searches {list(self.embeddings)}, and no {modality!r}.")
+            raise ValueError(f"This model has no embeddings of {modality!r}; it searches {list(self.embeddings)}.")
         states = self.model.encode({}, encoder_states, **inputs)[modality]
         if states.levels is None:
-            raise ValueError(f"There is no item of modality {modality!r} among the inputs {sorted(inputs)}.")
+            raise ValueError(f"The inputs {sorted(inputs)} contain no item of modality {modality!r}.")
         return self.embeddings[modality](states)
 
     @can_return_tuple
@@ -204,20 +204,20 @@ class MMFusionForRetrieval(MMFusionPreTrainedModel):
         encoder_states: dict[str, EncoderStates] | None = None,
         **inputs,
     ) -> MMFusionRetrievalOutput:
-        """Compares texts and images (or sounds); with a loss, takes each row for a pair that belongs together.
+        """Compares texts and images (or sounds). For the loss, text and item of each row count as a matching pair.
 
         Args:
             input_ids: see `MMFusionModel.forward`.
-            text_ids, vision_ids, audio_ids: `(B,)` int64: rows with equal numbers have the same text, the same image,
-                on whatever process they are. Left out: rows with the same item.
-            num_items_in_batch: pairs of the global batch; left out, of all processes in this step.
-            return_loss: left out, in training.
+            text_ids, vision_ids, audio_ids: `(B,)` int64: rows with equal numbers have the same text or the same
+                image, on any process. Left out: rows with the same item.
+            num_items_in_batch: pairs of the global batch; left out, the pairs of all processes in this step.
+            return_loss: whether to compute the loss; left out, only in training.
             encoder_states: see `MMFusionModel.forward`.
-            inputs: the model's other inputs. A row that lacks one of both is no pair.
+            inputs: the model's other inputs. A row that lacks one of the two items is not a pair.
 
         Returns:
-            `logits_per_image` (or `logits_per_audio`) `(U, U')` and `logits_per_text`, of distinct items; embeddings
-            of each row, zeros where it has no item; the losses.
+            `logits_per_image` (or `logits_per_audio`) `(U, U')` and `logits_per_text`, for distinct items; embeddings
+            of each row, zeros if it has no item; the losses.
         """
         indices = {name: inputs.pop(f"{name}_index", None) for name in self.config.modalities}
         self.model.check_inputs({"input_ids": input_ids, **inputs})
@@ -229,7 +229,7 @@ class MMFusionForRetrieval(MMFusionPreTrainedModel):
                 torch.arange(len(embeds[name]), device=self.device) if state.index is None else state.index.flatten()
             )
             encoded[name], present[name] = replace(state, index=index), index >= 0
-            # A row of zeros goes first, for rows without an item.
+            # A row of zeros comes first, for rows without an item.
             items = nn.functional.pad(embeds[name], (0, 0, 1, 0))
             rows[name] = items.index_select(0, (index + 1).clamp(min=0))
         scale = self.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
@@ -249,16 +249,16 @@ class MMFusionForRetrieval(MMFusionPreTrainedModel):
         )
 
     def _pairs(self, encoded, present, rows, ids) -> Pairs:
-        """The rows of this process; those that lack an item are not valid."""
-        offset = rank() << 40  # items without an id are others on each process
+        """The pairs of this process; rows that lack an item are not valid."""
+        offset = rank() << 40  # items without an id count as different on each process
         item_ids = {name: state.index + offset if ids[name] is None else ids[name] for name, state in encoded.items()}
         text, item = self.query_modality, self.item_modality
         return Pairs(rows[text], rows[item], item_ids[text], item_ids[item], present[text] & present[item])
 
     def _losses(self, encoded, pairs: Pairs, scale, count) -> dict[str, torch.Tensor]:
-        """The contrastive loss, and that of matching times its weight."""
+        """The contrastive loss, and the matching loss times its weight."""
         everything = pairs.of_all_processes()
-        if count is None:  # as DDP averages over the processes
+        if count is None:  # because DDP averages over the processes
             count = everything.valid.sum().clamp(min=1) / world_size()
         losses = {"contrastive": contrastive_loss(pairs, scale, count, everything)}
         if self.config.matching_weight:
@@ -267,8 +267,8 @@ class MMFusionForRetrieval(MMFusionPreTrainedModel):
         return losses
 
     def _matching_loss(self, states, pairs: Pairs, scale) -> torch.Tensor:
-        """Binary cross-entropy of each pair, of its text with a hard negative, and of its image with one: the mean of
-        the three, summed over the pairs."""
+        """Binary cross-entropy of three pairs per row: the pair itself, its text with a hard negative image, and its
+        image with a hard negative text. The mean of the three, summed over the rows."""
         rows = torch.arange(len(pairs.valid), device=self.device)
         wrong_items, has_item = hard_negatives(pairs, scale)
         wrong_texts, has_text = hard_negatives(pairs.turned(), scale)
@@ -280,7 +280,7 @@ class MMFusionForRetrieval(MMFusionPreTrainedModel):
         return (losses * weights).sum() / 3
 
     def _match(self, states: dict[str, TokenStates], text_rows, item_rows) -> torch.Tensor:
-        """Whether texts and images of these rows belong together, `(N,)` logits."""
+        """Whether the texts and images of these rows belong together, `(N,)` logits."""
         chosen = {self.query_modality: text_rows, self.item_modality: item_rows}
         states = {name: select_rows(state, chosen[name]) for name, state in states.items()}
         return self.matching(self.model.fusion(states, return_tokens=False).pooled)[:, 0]
@@ -295,14 +295,14 @@ class MMFusionForRetrieval(MMFusionPreTrainedModel):
         batch_size: int = 256,
         **inputs,
     ) -> torch.Tensor:
-        """Whether texts and images belong together, by the fusion. What depends on an image alone is computed once per
-        image and layer, what depends on a text alone once per text, however many pairs they are in.
+        """Whether texts and images belong together, by the fusion. What depends only on an image is computed once per
+        image and layer, what depends only on a text once per text, in however many pairs they are.
 
         Args:
-            encoder_states: what `encode` gave for texts and images, in place of raw inputs; all its items.
+            encoder_states: the result of `encode` for texts and images, instead of raw inputs; all items are used.
             text_index, item_index: `(N,)` int64, the pairs; left out, every text with every image.
-            memory: what `model.model.prepare` gave for the images, where they are asked again and again.
-            batch_size: pairs at a time.
+            memory: the result of `model.model.prepare` for the images, if they are used several times.
+            batch_size: how many pairs go through the fusion together.
             inputs: raw inputs of the distinct items, as for `MMFusionModel.forward`.
 
         Returns:
@@ -322,11 +322,11 @@ class MMFusionForRetrieval(MMFusionPreTrainedModel):
         asked = states[item] if memory is None else memory.states[item]
         items = len(asked.tokens if asked.index is None else asked.index)
         every = text_index is None and item_index is None
-        if every:  # text by text: its images are asked together
+        if every:  # text by text: all its images together
             text_index = torch.arange(texts, device=self.device).repeat_interleave(items)
             item_index = torch.arange(items, device=self.device).repeat(texts)
         elif text_index is None or item_index is None or text_index.shape != item_index.shape:
-            raise ValueError("text_index and item_index belong together: give both, of one length, or none.")
+            raise ValueError("text_index and item_index must both be given, with equal lengths, or both left out.")
         if every and memory is not None and texts >= TEXTS_WORTH_A_TURN:
             rows = torch.arange(texts, device=self.device).split(batch_size)
             columns = [
@@ -342,7 +342,7 @@ class MMFusionForRetrieval(MMFusionPreTrainedModel):
         return logits.view(texts, items) if every else logits
 
     def _encode_apart(self, inputs: dict) -> dict[str, EncoderStates]:
-        """Encodes the items of each modality, of which there may be different numbers."""
+        """Encodes the items of each modality; their numbers may differ."""
         self.model.check_inputs(inputs)
         encoded = {}
         for name in self.config.modalities:
@@ -352,7 +352,7 @@ class MMFusionForRetrieval(MMFusionPreTrainedModel):
         return encoded
 
     def _score(self, states, memory, text_rows, item_rows=None) -> torch.Tensor:
-        """Logits of pairs, `(N,)`; without `item_rows` the memory has one row a pair."""
+        """Logits of pairs, `(N,)`; without `item_rows` the memory has one row per pair."""
         text, item = self.query_modality, self.item_modality
         asked = {text: replace(states[text], index=text_rows)}
         if memory is None:
@@ -364,7 +364,7 @@ class MMFusionForRetrieval(MMFusionPreTrainedModel):
 
 
 def item_for_rows(memory: FusionMemory, number: int, rows: int) -> FusionMemory:
-    """One item's part of a memory, seen by as many rows: nothing is copied."""
+    """One item's part of a memory, expanded to a number of rows without a copy."""
 
     ((name, state),) = memory.states.items()
     item = number if state.index is None else int(state.index[number])

@@ -1,7 +1,7 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""Time series of numbers, such as readings of sensors: what their channels are like, learned from the training rows.
-`RecurrentModel` is their encoder.
+"""Time series of numbers, such as sensor readings: the scale of their channels, learned from the training rows. Their
+encoder is `RecurrentModel`.
 
 Notation used for tensor shapes: `U` series; `S` steps of the longest; `C` channels.
 """
@@ -24,20 +24,20 @@ from .table_schema import is_missing
 
 @dataclass
 class SeriesScaler:
-    """Brings each channel of a series to mean 0 and deviation 1 of the training rows. The processor saves it.
+    """Scales each channel of a series to mean 0 and deviation 1 over the training rows. The processor saves it.
 
     Args:
         means, stds: of each channel that the encoder reads.
-        widths: of each place of a row how many channels its series have, where these differ: places of one number
-            share their channels, those of another number have channels of their own, and in a series of theirs the
-            others are at the mean. None: all places have all channels.
+        widths: for each place of a row, the number of channels of its series, if these numbers differ. Places with
+            equal numbers share their channels; places with another number have separate channels. In each series, the
+            channels of other places are set to the mean. None: all places have all channels.
     """
 
     means: list[float]
     stds: list[float]
     widths: list[int] | None = None
 
-    model_input_names = ["series_values", "series_attention_mask"]  # no field: the same for all
+    model_input_names = ["series_values", "series_attention_mask"]  # not a dataclass field: the same for all
 
     def __post_init__(self):
         sized = has_finite(self.means) and has_finite(self.stds, len(self.means)) and min(self.stds, default=1) > 0
@@ -51,32 +51,32 @@ class SeriesScaler:
             whole = isinstance(self.widths, (list, tuple)) and all(type(width) is int for width in self.widths)
             if not whole or min(self.widths, default=0) < 1 or sum(set(self.widths)) != self.channels:
                 raise ValueError(
-                    "series_scaler: widths must be the channels of each place, the different ones "
-                    f"{self.channels} together, as many as means; got {shown(self.widths)}."
+                    "series_scaler: widths must be the number of channels of each place, and its distinct values must "
+                    f"sum to the number of means, {self.channels}; got {shown(self.widths)}."
                 )
             self.widths = list(self.widths)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "SeriesScaler":
-        """What `to_dict` gave, as it comes back from JSON.
+        """Makes a scaler from the result of `to_dict`, also after JSON.
 
         Raises:
-            ValueError: other keys than a scaler's, or numbers that are none.
+            ValueError: the keys are not those of a scaler, or the values are not numbers.
         """
         if not {"means", "stds"} <= set(values) <= {"means", "stds", "widths"}:
             raise ValueError(
-                f"series_scaler needs means and stds, may have widths, and nothing else; got {shown(list(values))}."
+                f"series_scaler needs the keys means and stds, and may have widths; got {shown(list(values))}."
             )
         return cls(**values)
 
     @property
     def channels(self) -> int:
-        """Numbers a step, as the encoder reads them."""
+        """Numbers per step, as the encoder reads them."""
         return len(self.means)
 
     @property
     def channels_of(self) -> dict[int, slice]:
-        """By how many channels a series has those of the encoder that it fills."""
+        """By the number of channels of a series, the channels of the encoder that it uses."""
         starts, start = {}, 0
         for width in dict.fromkeys(self.widths or [self.channels]):
             starts[width] = slice(start, start + width)
@@ -85,33 +85,32 @@ class SeriesScaler:
 
     @classmethod
     def fit(cls, series: Iterable[Any]) -> "SeriesScaler":
-        """Learns means and deviations; what is missing does not count, and a channel that never changes is left at
-        its size.
+        """Learns means and deviations. Missing values do not count, and a constant channel keeps its scale.
 
         Args:
             series: of the training rows, `(S, C)` each; None for rows without one.
 
         Raises:
-            ValueError: no series at all, one that is none, numbers of channels that differ, or a channel without any
-                value.
+            ValueError: there is no series, a value is not a series, the numbers of channels differ, or a channel has
+                no value.
         """
         steps = [as_steps(values) for values in series if values is not None]
         if not steps:
             raise ValueError("series_scaler: no training row has a series.")
         if len(widths := sorted({values.shape[1] for values in steps})) > 1:
-            raise ValueError(f"All series must have one number of channels, got {widths}.")
+            raise ValueError(f"All series must have the same number of channels, got {widths}.")
         every = np.concatenate(steps)
         if empty := np.isnan(every).all(0).nonzero()[0].tolist():
-            raise ValueError(f"Channels {empty} have no value in any training row.")
-        changes = np.nanmax(every, axis=0) > np.nanmin(every, axis=0)  # deviations of what does not are rounding
+            raise ValueError(f"Channels {empty} have no value in any training row: leave them out.")
+        changes = np.nanmax(every, axis=0) > np.nanmin(every, axis=0)  # a constant has only rounding as deviation
         return cls(np.nanmean(every, axis=0).tolist(), np.where(changes, np.nanstd(every, axis=0), 1.0).tolist())
 
     def check(self, series: Any) -> np.ndarray:
-        """One series, standardised, `(S, C)` float32; what is missing (NaN) is at the mean, and what is farther from
-        it than `FARTHEST` deviations is taken for that far.
+        """One series, standardised, `(S, C)` float32. Missing values (NaN) are set to the mean, and values more than
+        `FARTHEST` deviations from it are cut to that.
 
         Raises:
-            ValueError: it is empty, no series, of another number of channels, or has a number that is not finite.
+            ValueError: it is empty, not a series, has another number of channels, or has infinite numbers.
         """
         values, places = as_steps(series), self.channels_of
         if values.shape[1] not in places:
@@ -122,7 +121,7 @@ class SeriesScaler:
         return scaled.clip(-FARTHEST, FARTHEST).astype(np.float32)
 
     def __call__(self, series: Sequence[Any]) -> dict[str, torch.Tensor]:
-        """Makes tensors of series.
+        """Makes tensors from series.
 
         Returns:
             `series_values` `(U, S, C)` float32, padded with zeros, and `series_attention_mask` `(U, S)` int64, 1 for
@@ -134,12 +133,12 @@ class SeriesScaler:
         return padded_series([self.check(values) for values in series])
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON; without `widths` where all series have all channels, as it was before they could differ."""
+        """The form for JSON; without `widths` if all series have all channels, as in older releases."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def padded_series(series: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
-    """Tensors of series that are standardised, see `SeriesScaler`."""
+    """Tensors of standardised series, see `SeriesScaler`."""
     mask = [torch.ones(len(values), dtype=torch.int64) for values in series]
     return {
         "series_values": torch.nn.utils.rnn.pad_sequence(list(map(torch.from_numpy, series)), batch_first=True),
@@ -148,7 +147,7 @@ def padded_series(series: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
 
 
 def has_no_steps(series: Any) -> bool:
-    """Whether a row has no series: None, or one without a step, or with nothing but gaps."""
+    """Whether a row has no series: None, a series without steps, or one with only gaps."""
     if series is None:
         return True
     try:
@@ -159,16 +158,16 @@ def has_no_steps(series: Any) -> bool:
 
 
 def as_steps(series: Any) -> np.ndarray:
-    """A series as `(S, C)` float64; one of single numbers has one channel.
+    """A series as `(S, C)` float64; a list of single numbers has one channel.
 
     Raises:
-        ValueError: it is empty or no rectangle of numbers, or has numbers that are infinite or beyond `LARGEST`.
+        ValueError: it is empty or not rectangular, or has numbers that are infinite or beyond `LARGEST`.
     """
     values = to_numbers(series)
     values = values[:, None] if values.ndim == 1 else values
     if values.ndim != 2 or not values.size:
         raise ValueError(
-            f"a series is a list of steps, each a list of numbers, NaN for what is missing; got shape {values.shape}."
+            f"a series is a list of steps, each a list of numbers, NaN for a missing one; got shape {values.shape}."
         )
     if (np.abs(values) > LARGEST).any():
         raise ValueError(
@@ -178,10 +177,10 @@ def as_steps(series: Any) -> np.ndarray:
 
 
 def to_numbers(series: Any) -> np.ndarray:
-    """Any numbers as float64; an array that has them is taken as it is.
+    """Any numbers as float64; an array that has this type is not copied.
 
     Raises:
-        ValueError: they are none, or rows of other lengths.
+        ValueError: they are not numbers, or the steps have different lengths.
     """
     if type(series) is np.ndarray and series.dtype == np.float64:
         return series
@@ -222,12 +221,12 @@ class Series(Modality):
         return False
 
     def is_item(self, value):
-        """Numbers that lie one or two deep; deeper ones are several series."""
+        """Whether these are numbers nested one or two deep; deeper ones are several series."""
         return depth_of_numbers(value) <= 2
 
     def is_single(self, value):
-        """An array, a tensor or a table of one or two dimensions, a list of numbers or of lists of numbers. (In a list
-        of arrays each is a series.)"""
+        """Whether this is an array, a tensor or a table of one or two dimensions, a list of numbers or of lists of
+        numbers. (In a list of arrays each array is a series.)"""
         if isinstance(value, (list, tuple)):
             first = next((entry for entry in value if not is_missing(entry)), None)
             return isinstance(first[0] if isinstance(first, (list, tuple)) and first else first, Real)
@@ -239,7 +238,7 @@ class Series(Modality):
         return super().list_rows(value)
 
     def check(self, item, processor, settings):
-        """Standardised; None where it has no step, or nothing but gaps."""
+        """Standardises a series; None if it has no steps, or only gaps."""
         values = to_numbers(item)
         return None if np.isnan(values).all() else processor.series_scaler.check(values)
 
@@ -261,13 +260,13 @@ class Series(Modality):
 
 
 def is_array_of_numbers(value: Any) -> bool:
-    """Whether a value is an array or a tensor of numbers, and not of objects."""
+    """Whether a value is an array or a tensor of numbers, not of objects."""
     return isinstance(value, (np.ndarray, torch.Tensor)) and str(value.dtype) != "object"
 
 
 def depth_of_numbers(value: Any) -> int:
-    """How deep the numbers of a list or an array lie, as the first entry that is there and not empty tells; those of a
-    table lie two deep."""
+    """How deep the numbers of a list or an array are nested; the first entry that is present and not empty decides.
+    For a table it is two."""
     if is_one(value):
         return 0
     if columns_of(value) is not None:

@@ -1,6 +1,6 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""What a search by embeddings alone is explained by: the similarity of two items, in the place of a fusion.
+"""Explains a search by embeddings alone: the similarity of two items takes the place of the fusion.
 
 Notation used for tensor shapes: see `modeling_outputs`; `E` is the width of the embeddings.
 """
@@ -15,8 +15,8 @@ from .modeling_outputs import EncoderStates, FusedStates, MMFusionModelOutput, T
 
 
 class EmbeddedItem:
-    """The embedding of an item in the place of a projection: one token, of which no part can be taken away. An absent
-    item is zeros, which are like nothing."""
+    """Takes the place of a projection: the embedding of an item as one token, which has no parts to remove. An absent
+    item is zeros, which are similar to nothing."""
 
     places, pooling, tells_parts = 1, "cls", False
 
@@ -24,7 +24,7 @@ class EmbeddedItem:
         self.embedding, self.token_shapes = embedding, projection.token_shapes
 
     def __call__(self, states: EncoderStates, index: torch.Tensor | None = None) -> TokenStates:
-        """The embeddings `(U + 1, 1, E)`, the absent one first."""
+        """The embeddings `(U + 1, 1, E)`, the absent item first."""
         embedded = self.embedding(states)
         index = states.index if index is None else index
         if index is None:
@@ -34,7 +34,7 @@ class EmbeddedItem:
 
 
 class Similarity(nn.Module):
-    """The products of the embeddings of two items, `(B, E)`: their sum is the cosine."""
+    """The element-wise products of the embeddings of two items, `(B, E)`: their sum is the cosine."""
 
     supports_memory_cache = False
 
@@ -43,14 +43,14 @@ class Similarity(nn.Module):
         self.config, self.query_modality = config, query_modality
 
     def forward(self, states: Mapping[str, TokenStates], memory: Any = None, **kwargs: Any) -> FusedStates:
-        """See `Fusion.forward`; there are no tokens."""
+        """See `Fusion.forward`; it returns no tokens."""
         one, other = (state.rows(state.pooled) for state in states.values())
         return FusedStates(pooled=one * other)
 
 
 class ComparedItems:
-    """What stands for the base model of a search where its embeddings are explained, see
-    `EvidenceMixin.explained_base`: it encodes as that does, and compares in place of fusing."""
+    """Takes the place of the base model when the embeddings of a search are explained, see
+    `EvidenceMixin.explained_base`: it encodes like the base model, but compares items instead of fusing them."""
 
     def __init__(self, model: Any):
         base = self.base = model.base_model

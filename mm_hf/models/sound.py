@@ -1,6 +1,6 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""Sounds: read from files or memory, cut to what an encoder takes, and made into its frames or waves."""
+"""Sounds: read from files or memory, cut to the length that an encoder takes, and converted to frames or waves."""
 
 import io
 import math
@@ -21,39 +21,39 @@ from .raw_rows import arguments_of_call, columns_of, holds_numbers, is_one
 from .table_schema import is_missing
 
 
-SAMPLING_RATES = range(1000, 768001)  # what sounds have; a false header may ask for a thousand gigabytes
+SAMPLING_RATES = range(1000, 768001)  # the allowed rates; a wrong header could demand a thousand gigabytes
 MAX_SECONDS = 3600
-HIGHEST_RATE = 192_000  # of so many; at higher ones it is the samples that count
+HIGHEST_RATE = 192_000  # the length limit holds up to this rate; above it, the number of samples is limited
 MAX_CHANNELS = 64
-BLOCK = 2**20  # samples that are read at once
-MAX_TAPS = 1_000_000  # of the filter that resamples; rates without a common divisor need 20 for each hertz
+BLOCK = 2**20  # samples that are read at a time
+MAX_TAPS = 1_000_000  # of the resampling filter; rates without a common divisor need 20 taps per hertz
 FRAMES_A_SECOND = 100  # of the spectrograms that AST takes
-NOT_FINITE = "the sound has samples that are no finite numbers, the first of them {}."
+NOT_FINITE = "the sound has samples that are not finite numbers, the first of them {}."
 
 
 def load_sound(source: Any, sampling_rate: int) -> np.ndarray:
-    """Reads a sound: one channel, at some sampling rate.
+    """Reads a sound as one channel at a given sampling rate.
 
     Args:
         source: the path or the bytes of a file that libsndfile reads (wav, flac, ogg, mp3), or a dict of `bytes` and
             `path`; or samples, `(S,)` or `(channels, S)`, as a dict of `array` (or `raw`) and `sampling_rate`, or as
             an array or tensor at `sampling_rate`.
-        sampling_rate: that is wanted; others are resampled with a polyphase filter.
+        sampling_rate: the rate of the result; sounds at another rate are resampled with a polyphase filter.
 
     Returns:
         `(S,)` float32; several channels are averaged.
 
     Raises:
-        ValueError: it is empty, no sound, no regular file, too long or of too many channels, or has samples that are
-            no finite numbers; or its rate and the wanted one would need too large a filter.
+        ValueError: it is empty, not a sound, not a regular file, too long, has too many channels, or has samples that
+            are not finite; or the two rates would need too large a filter.
         ImportError: soundfile or scipy is not installed.
     """
     if isinstance(source, Mapping) and source and set(source) <= {"bytes", "path"}:
         if source.get("bytes") is None and source.get("path") is None:
-            raise ValueError(f"this is no sound, with neither bytes nor a path: {source!r:.80}.")
+            raise ValueError(f"this is not a sound, because it has neither bytes nor a path: {source!r:.80}.")
         source = source.get("path") if source.get("bytes") is None else source["bytes"]
     samples: Any
-    rate: Any  # a source may say anything; `check_rate` looks at it
+    rate: Any  # a source may contain anything; `check_rate` checks it
     if isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview)):
         samples, rate = read_file(source)
     elif isinstance(source, Mapping):
@@ -69,13 +69,13 @@ def load_sound(source: Any, sampling_rate: int) -> np.ndarray:
     rate, samples = int(rate), np.asarray(samples)
     if samples.ndim not in (1, 2) or samples.dtype.kind != "f" or not samples.size:
         raise ValueError(
-            "the sound is empty, or its samples are no floats in one or two dimensions: "
+            "the sound is empty, or its samples are not floats in one or two dimensions: "
             f"{samples.dtype} of shape {samples.shape}."
         )
     if samples.ndim == 2 and samples.shape[0] > samples.shape[1]:
         raise ValueError(f"samples of several channels must be (channels, samples), got shape {samples.shape}.")
     check_length(samples.shape[-1], rate, 1 if samples.ndim == 1 else len(samples))
-    with np.errstate(over="ignore", invalid="ignore"):  # what is too large is infinite then, and refused
+    with np.errstate(over="ignore", invalid="ignore"):  # values that are too large become infinite, and are refused
         samples = samples.astype(np.float32)
         samples = samples if samples.ndim == 1 else samples.mean(0)
     if not np.isfinite(samples).all():
@@ -84,29 +84,29 @@ def load_sound(source: Any, sampling_rate: int) -> np.ndarray:
 
 
 def read_file(source: Any) -> tuple[np.ndarray, int]:
-    """The samples of a file, `(S,)` float32, channels averaged, and their sampling rate; see `load_sound`."""
-    try:  # the library asks users of a checkpoint for all that is imported in any other way
+    """The samples of a file, `(S,)` float32, with averaged channels, and their sampling rate; see `load_sound`."""
+    try:  # an import inside `try` is not listed as a requirement for the users of a checkpoint
         import soundfile
     except ImportError as error:
-        raise ImportError("Reading files of sounds needs `pip install soundfile`.") from error
+        raise ImportError("Reading sound files needs `pip install soundfile`.") from error
     path = None if isinstance(source, (bytes, bytearray, memoryview)) else regular_file(source, "sound")
     try:
         with soundfile.SoundFile(io.BytesIO(source) if path is None else path) as file:
             check_rate(file.samplerate)
             check_length(file.frames, file.samplerate, file.channels)
-            blocks = [np.zeros(0, np.float32)]  # many channels at once would be many times as large
-            with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused
+            blocks = [np.zeros(0, np.float32)]  # reading all channels at once would need much more memory
+            with np.errstate(over="ignore", invalid="ignore"):  # values that are not finite are refused later
                 for block in file.blocks(BLOCK, dtype="float32", always_2d=True):
                     blocks.append(block.T.mean(0))  # (BLOCK,)
             return np.concatenate(blocks), file.samplerate
     except (soundfile.LibsndfileError, TypeError, MemoryError) as error:  # TypeError: a raw file has no header
-        # The whole message has the path.
+        # The full message contains the path.
         reason = getattr(error, "error_string", error) if path is None else error
         raise ValueError(f"the sound cannot be read: {reason}") from None
 
 
 def check_rate(rate: Any):
-    """Refuses a sampling rate that no sound has."""
+    """Refuses a sampling rate that is out of range."""
     if rate not in SAMPLING_RATES:
         raise ValueError(
             f"the sampling rate must be a whole number from {SAMPLING_RATES[0]} to {SAMPLING_RATES[-1]}, got {rate}."
@@ -118,25 +118,25 @@ def check_length(samples: int, rate: int, channels: int):
     most = MAX_SECONDS * min(rate, HIGHEST_RATE)
     if samples > most:
         raise ValueError(
-            f"the sound has {samples} samples, {samples / rate:.6g} seconds; at most {most / rate:.6g} are read: cut "
-            "it before."
+            f"the sound has {samples} samples, {samples / rate:.6g} seconds; the limit is {most / rate:.6g} seconds: "
+            "cut it first."
         )
     if channels > MAX_CHANNELS:
-        raise ValueError(f"the sound has {channels} channels; at most {MAX_CHANNELS} are read.")
+        raise ValueError(f"the sound has {channels} channels; the limit is {MAX_CHANNELS}: mix it down first.")
 
 
 def resampled(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:
-    """Samples `(S,)` float32 at another rate, both in samples a second.
+    """Resamples `(S,)` float32 to another rate; both rates in samples per second.
 
     Raises:
-        ValueError: the two have so small a common divisor that the filter would be too large.
+        ValueError: the common divisor of the two is so small that the filter would be too large.
     """
     common = math.gcd(rate, wanted)
     taps = 20 * max(rate, wanted) // common + 1
     if taps > MAX_TAPS:
         raise ValueError(
             f"resampling from {rate} to {wanted} needs a filter of {taps} numbers; at most {MAX_TAPS} are allowed: "
-            "bring the sound to a usual rate, such as 16000 or 48000, before."
+            "convert the sound to a usual rate first, such as 16000 or 48000."
         )
     try:
         from scipy.signal import resample_poly
@@ -146,9 +146,9 @@ def resampled(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:
 
 
 def limit_seconds(extractor, seconds: int):
-    """Makes a feature extractor cut sounds to some seconds; Whisper's also pads all to them."""
+    """Makes a feature extractor cut sounds to this many seconds; Whisper's also pads all sounds to it."""
     if not isinstance(seconds, int) or seconds < 1:
-        raise ValueError(f"max_audio_seconds must be a whole number from 1 up, got {seconds}.")
+        raise ValueError(f"max_audio_seconds must be a whole number of at least 1, got {seconds}.")
     extractor.max_audio_seconds = seconds
     if hasattr(extractor, "chunk_length"):
         extractor.chunk_length = seconds
@@ -157,17 +157,17 @@ def limit_seconds(extractor, seconds: int):
 
 
 def samples_of(sound: Any, sampling_rate: int) -> np.ndarray:
-    """A sound, see `MMFusionProcessor`, as `(S,)` float32 at the sampling rate of the feature extractor. Refuses what
-    no feature extractor could make sense of."""
+    """A sound, see `MMFusionProcessor`, as `(S,)` float32 at the sampling rate of the feature extractor. Refuses
+    values that no feature extractor can use."""
     if isinstance(sound, (str, bytes, os.PathLike, Mapping)):
         sound = load_sound(sound, sampling_rate)
     values = np.asarray(sound.detach().float().cpu() if isinstance(sound, torch.Tensor) else sound)
     if values.ndim != 1 or not len(values) or values.dtype.kind != "f":
         raise ValueError(
             f"a sound is a list of floats, one channel and not empty; got {values.dtype} of shape {values.shape}. "
-            "None means that there is none."
+            "Use None if there is no sound."
         )
-    with np.errstate(over="ignore"):  # what is too large is infinite then, and refused
+    with np.errstate(over="ignore"):  # values that are too large become infinite, and are refused
         samples = values.astype(np.float32)
     if not np.isfinite(samples).all():
         raise ValueError(NOT_FINITE.format(samples[~np.isfinite(samples)][0]))
@@ -175,26 +175,26 @@ def samples_of(sound: Any, sampling_rate: int) -> np.ndarray:
 
 
 def prepare_sounds(extractor, sounds: list, audio_kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Makes frames or waves of sounds, `(S,)` float32 each, padded alike, with a mask of what is heard.
+    """Makes frames or waves of sounds, `(S,)` float32 each, padded to one length, with a mask for the padding.
 
     Raises:
-        ValueError: the samples are said to have another sampling rate than the extractor needs.
+        ValueError: the given sampling rate of the samples is not the extractor's.
     """
     settings = dict(audio_kwargs)
     needed, said = extractor.sampling_rate, settings.get("sampling_rate")
     if said not in (None, needed):
         raise ValueError(f"Sounds must have a sampling_rate of {needed}, got {said}: resample them.")
-    if hasattr(extractor, "chunk_length"):  # Whisper's: all are as long as its encoder
+    if hasattr(extractor, "chunk_length"):  # Whisper's: all sounds get the length of its encoder
         settings.setdefault("padding", "max_length")
     else:
         settings.setdefault("padding", True)
     if (longest := getattr(extractor, "max_audio_seconds", None)) is not None:
         sounds = [sound[: longest * extractor.sampling_rate] for sound in sounds]
-    # Shorter than a window or two no extractor and no convolution can look at: what is missing is silence.
+    # Extractors and convolutions need at least a window or two: a shorter sound is filled up with silence.
     least = extractor.sampling_rate // 25
     sounds = [np.pad(sound, (0, max(0, least - len(sound)))) for sound in sounds]
     prepared = dict(extractor(sounds, **settings))
-    for name in ("input_features", "input_values"):  # normalised silence is 0 / 0
+    for name in ("input_features", "input_values"):  # normalising silence gives 0 / 0
         if isinstance(prepared.get(name), torch.Tensor):
             prepared[name] = prepared[name].nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
     return prepared
@@ -234,15 +234,15 @@ class Sound(Modality):
             return {"input_features": zeros(1, config.num_mel_bins, 2 * config.max_source_positions)}
         if hasattr(config, "num_mel_bins"):  # AST
             return {"input_values": zeros(1, config.max_length, config.num_mel_bins)}
-        return {"input_values": zeros(1, 4000)}  # waves: Wav2Vec2 and its kin
+        return {"input_values": zeros(1, 4000)}  # waves: Wav2Vec2 and similar
 
     def has_one_size(self, config):
-        """Whisper's and AST's."""
+        """Yes for Whisper and AST."""
         sized = hasattr(config, "max_source_positions") or hasattr(config, "max_length")
         return sized and hasattr(config, "num_mel_bins")
 
     def probe_items(self, encoder):
-        """With a mask where sounds may have any length: Whisper's and AST's have one."""
+        """With a mask if sounds may have any length; Whisper's and AST's have one length."""
         (item,) = super().probe_items(encoder)
         (values,), config = item.values(), encoder.config
         if not self.has_one_size(config):
@@ -250,9 +250,9 @@ class Sound(Modality):
         return [item]
 
     def token_mask(self, encoder, mask, tokens):
-        """Which tokens hear something of the sound itself, and not of its padding alone."""
+        """Which tokens contain some of the sound itself, and not only padding."""
         mask_of_tokens = getattr(encoder, "_get_feature_vector_attention_mask", None)
-        if mask_of_tokens is not None:  # Wav2Vec2 and its kin know the strides of their convolutions
+        if mask_of_tokens is not None:  # Wav2Vec2 and similar know the strides of their convolutions
             return mask_of_tokens(tokens, mask.long()).long()
         return mask[:, :: max(1, round(mask.shape[1] / tokens))][:, :tokens].long()
 
@@ -261,7 +261,7 @@ class Sound(Modality):
         return is_one_sound(value) or holds_numbers(value)
 
     def is_single(self, value):
-        """Numbers that are all NaN are rows without a sound, as pandas writes them."""
+        """Numbers that are all NaN are several rows without a sound, as pandas writes them."""
         return is_one_sound(value)
 
     def check(self, item, processor, settings):
@@ -273,7 +273,7 @@ class Sound(Modality):
         return self.by_model_names(prepare_sounds(processor.feature_extractor, items, settings))
 
     def made_inputs(self, part):
-        """With the mask, which some do not count and are asked for here."""
+        """With the mask, which some extractors do not list, but make on request."""
         return list(dict.fromkeys([*super().made_inputs(part), *self.renamed]))
 
     def part_arguments(self, part):
@@ -294,7 +294,7 @@ class Sound(Modality):
         tokens = shapes[0][0]
         if not hasattr(config, "time_stride"):
             return moments("sound", tokens, mask, seconds)
-        # AST's tokens: two for the whole, then the patches of each band of frequencies in their time.
+        # AST's tokens: two for the whole sound, then the patches of each band of frequencies, in order of time.
         across = (config.max_length - config.patch_size) // config.time_stride + 1
         length = config.max_length / FRAMES_A_SECOND
         heard = torch.arange(across) * length / across < (length if seconds is None else seconds)
@@ -303,7 +303,7 @@ class Sound(Modality):
         return replace(parts, tokens=torch.cat([torch.full((tokens - len(bands),), -1), bands]))
 
     def load(self, processor, config, key, value):
-        """Lists of samples are the channels of one sound, where a row of the model has no other."""
+        """Lists of samples are the channels of one sound, if a row of the model has only one sound."""
         if self.places(config) == 1 and isinstance(value, (list, tuple)) and not any(map(is_one, value)):
             return self.load_item(processor, value), value
         return super().load(processor, config, key, value)

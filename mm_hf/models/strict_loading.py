@@ -1,9 +1,9 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""Whole checkpoints, or none: tensors that are missing, not known, of another kind or size, or not finite are refused,
-and so are weights that are not those that were saved.
+"""Loads complete checkpoints, or none. Tensors that are missing, unknown, of another type or size, or not finite are
+refused, and so are weights that have changed since they were saved.
 
-The library fills what is missing with random numbers and goes on, with a warning.
+The library would fill missing tensors with random numbers, and only warn.
 """
 
 import copy
@@ -34,10 +34,10 @@ from .files import read_json
 from .vision import Vision
 
 
-# With one of these a caller asks for something else than a whole checkpoint.
+# With one of these arguments, the caller does not want a complete checkpoint.
 OTHER_WAYS = ("state_dict", "ignore_mismatched_sizes", "quantization_config", "output_loading_info")
-WAY_OUT = "To load it nevertheless, and to see what is wrong, give output_loading_info=True."
-NAMED = 3  # tensors that an error names
+WAY_OUT = "To load it anyway, and to see what is wrong, set output_loading_info=True."
+NAMED = 3  # how many tensors an error names
 
 KINDS = {
     **dict.fromkeys(("F64", "F32", "F16", "BF16"), "float"),
@@ -47,24 +47,24 @@ KINDS = {
 
 
 class CheckpointError(ValueError, RuntimeError):
-    """A checkpoint that is not whole. A `RuntimeError` too, as the library raises where sizes differ."""
+    """The checkpoint is not complete. Also a `RuntimeError`, which the library raises if sizes differ."""
 
 
 class Loading:
-    """One call of `from_pretrained`, with the keyword arguments that it was asked with."""
+    """One call of `from_pretrained`, with its keyword arguments."""
 
     def __init__(self, asked: Mapping[str, Any]):
-        # Arrays have no truth, and an empty state dict is one.
+        # Compared with None, because arrays have no truth value, and an empty state dict counts as given.
         self.strict = not any(asked.get(key) is not None and asked.get(key) is not False for key in OTHER_WAYS)
         self.pool: ThreadPoolExecutor | None = None
         self.folder = ""
         self.damaged: Future[list[str]] | None = None
-        self.new: set[str] = set()  # tensors that the caller asked for, and the checkpoint cannot have
+        self.new: set[str] = set()  # tensors that the caller asked for, and that the checkpoint cannot have
 
     def before_weights(self, model: PreTrainedModel, files: list[str] | None, load_config: Any):
-        """What is known before a single weight is in memory: the headers of the files, and their checksums, which are
-        worked out while the weights are loaded. Refuses tensors of the files that are not those of the model, and a
-        file that is no safetensors file."""
+        """Checks what is known before any weight is in memory: the headers of the files. Starts to compute their
+        checksums, which runs while the weights are loaded. Refuses tensors that do not fit the model, and a file that
+        is not a safetensors file."""
         if not (self.strict and files) or getattr(load_config, "hf_quantizer", None) is not None:
             return
         source = getattr(load_config, "pretrained_model_name_or_path", None)
@@ -80,7 +80,8 @@ class Loading:
             return
         headers = headers_of(files)
         self.new = new_places(model, files[0])
-        # These are the library's own: a release without them tells the same names once the weights are loaded.
+        # These are internals of the library. A release without them reports the same names after the weights are
+        # loaded.
         helpers = (
             hasattr(core_model_loading, "rename_source_key"),
             hasattr(model, "_adjust_missing_and_unexpected_keys"),
@@ -89,8 +90,8 @@ class Loading:
             refuse_other_tensors(model, headers, getattr(load_config, "weight_mapping", None) or [], source, self.new)
 
     def finish(self, loaded: PreTrainedModel, info: Mapping[str, Iterable]):
-        """Refuses what is known afterwards: weights that are not those that were saved, or not finite, or what the
-        library had to make up."""
+        """Checks what is known afterwards: refuses weights that have changed since they were saved or are not finite,
+        and weights that the library had to make up."""
         self.refuse_damaged()
         if not self.strict or getattr(loaded, "hf_quantizer", None) is not None:
             return
@@ -102,11 +103,11 @@ class Loading:
             }
             refuse(faults, loaded, loaded.config.name_or_path)
         if not (is_deepspeed_zero3_enabled() or (is_fsdp_enabled() and os.environ.get("LOCAL_RANK", "0") != "0")):
-            # Of the processes of a machine the first reads the weights that FSDP hands to the others.
+            # On each machine, the first process reads the weights, and FSDP sends them to the others.
             check_loaded(loaded, loaded.config.name_or_path)
 
     def refuse_damaged(self):
-        """Waits for the checksums, and raises if weights are not those that were saved."""
+        """Waits for the checksums, and raises if weights have changed since they were saved."""
         if self.damaged is not None and (names := self.damaged.result()):
             raise CheckpointError(damaged_weights(self.folder, names))
 
@@ -115,18 +116,18 @@ LOADING: ContextVar[Loading | None] = ContextVar("LOADING", default=None)
 
 
 def load_strictly(load: Callable[..., Any], source: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
-    """Calls the library's `from_pretrained`, bound to its class, and refuses what is not whole.
+    """Calls the library's `from_pretrained`, bound to its class, and refuses a checkpoint that is not complete.
 
     Raises:
         CheckpointError: see `Loading`.
-        OSError: a file that cannot be read.
+        OSError: a file cannot be read.
     """
     loading = Loading(kwargs)
     folder = os.path.normpath(os.path.join(str(source), kwargs.get("subfolder") or ""))
     local = source is not None and os.path.isdir(folder)
     names = ("config.json", "adapter_config.json")
     if local and kwargs.get("config") is None and not any(os.path.isfile(os.path.join(folder, n)) for n in names):
-        raise OSError(f"{folder} is no checkpoint: there is no config.json.")
+        raise OSError(f"{folder} is not a checkpoint: it has no config.json.")
     if local:
         refuse_nan(folder, ("config.json", "generation_config.json"))
     if loading.strict:
@@ -153,15 +154,15 @@ def load_strictly(load: Callable[..., Any], source: Any, args: tuple, kwargs: di
 
 
 def is_own_class(model: PreTrainedModel) -> bool:
-    """Whether a model has the class that its checkpoint was saved from. Another head leaves and lacks weights."""
+    """Whether a model has the class that its checkpoint was saved from. Another head ignores and lacks weights."""
     return (getattr(model.config, "architectures", None) or [None])[0] == type(model).__name__
 
 
 def headers_of(files: Iterable[str]) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Type and shape of each tensor in some files, of which nothing else is read.
+    """Type and shape of each tensor in some files. Nothing else is read.
 
     Raises:
-        OSError: a file that is damaged, or no safetensors file.
+        OSError: a file is damaged, or not a safetensors file.
     """
     headers = {}
     for path in files:
@@ -173,14 +174,15 @@ def headers_of(files: Iterable[str]) -> dict[str, tuple[str, tuple[int, ...]]]:
                     headers[name] = part.get_dtype(), tuple(part.get_shape())
         except (SafetensorError, OSError) as error:
             raise OSError(
-                f"{path} is damaged, or is no safetensors file: {error}. Take it from where it came once more."
+                f"{path} is damaged, or not a safetensors file: {error}. Copy or download it again."
             ) from error
     return headers
 
 
 def new_places(model: PreTrainedModel, beside: str) -> set[str]:
-    """The embeddings of places of a modality of which a model is loaded with several (`num_images`, `places`) from a
-    checkpoint of one, of which `beside` is a file: it has none, they start fresh, as the library says."""
+    """The place embeddings of a modality that is loaded with several places (`num_images`, `places`) from a checkpoint
+    with one (`beside` is one of its files). The checkpoint does not have them, so they start fresh; the library
+    warns."""
     file = os.path.join(os.path.dirname(beside), "config.json")
     if not os.path.isfile(file):
         return set()
@@ -197,15 +199,15 @@ def refuse_other_tensors(
     source: Any,
     new: Collection[str] = (),
 ):
-    """Compares the headers of files (see `headers_of`) with a model on the meta device, whose weights are not in
-    memory yet. The mapping is how the library renames the tensors of older releases; tensors that are `new` may be
+    """Compares the headers of files (see `headers_of`) with a model on the meta device, before its weights are in
+    memory. `mapping`: how the library renames the tensors of older releases. `new`: tensors that may be
     missing.
 
     Raises:
-        CheckpointError: tensors that are missing, not known, of another kind or of another size.
+        CheckpointError: tensors are missing, unknown, or of another type or size.
     """
     expected = model.state_dict()
-    mapping = copy.deepcopy(mapping)  # they remember what they were used for
+    mapping = copy.deepcopy(mapping)  # the objects in it record what they were used for
     renamings = [entry for entry in mapping if isinstance(entry, core_model_loading.WeightRenaming)]
     converters = [entry for entry in mapping if isinstance(entry, core_model_loading.WeightConverter)]
     unexpected, retyped, resized, present = set(), [], [], set()
@@ -215,7 +217,7 @@ def refuse_other_tensors(
             name, converted = core_model_loading.rename_source_key(
                 original, renamings, converters, model.base_model_prefix, expected
             )
-        if converted is not None:  # several tensors become one: the library says whether they can
+        if converted is not None:  # several tensors become one: the library knows whether they can
             return
         if name not in expected:
             unexpected.add(name)
@@ -229,7 +231,7 @@ def refuse_other_tensors(
     names: Any = SimpleNamespace(
         missing_keys=set(expected) - with_tied(model, present) - set(new), unexpected_keys=unexpected
     )
-    model._adjust_missing_and_unexpected_keys(names)  # leaves out what the encoders say may be missing
+    model._adjust_missing_and_unexpected_keys(names)  # removes names that the encoders allow to be missing
     faults = {
         "missing": names.missing_keys,
         "not known to the model": names.unexpected_keys,
@@ -240,14 +242,14 @@ def refuse_other_tensors(
 
 
 def kind_of(tensor: torch.Tensor) -> str:
-    """What numbers a tensor has, whatever their width."""
+    """The kind of numbers in a tensor, whatever their width."""
     if tensor.dtype is torch.bool:
         return "bool"
     return "float" if tensor.is_floating_point() else "int"
 
 
 def with_tied(model: PreTrainedModel, names: set[str]) -> set[str]:
-    """Some names of tensors and those of the same tensors, which a file has once."""
+    """The given names of tensors, and all names that are tied to them, because a file has a tied tensor once."""
     groups = [{one, other} for one, other in getattr(model, "all_tied_weights_keys", {}).items()]
     shared: dict[int, set[str]] = {}
     for tensors in (model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)):
@@ -261,8 +263,8 @@ def with_tied(model: PreTrainedModel, names: set[str]) -> set[str]:
 
 
 def refuse(faults: Mapping[str, Iterable], model: PreTrainedModel, source: Any):
-    """Raises a CheckpointError, in one line, if there is any fault: names the first tensors of each and how many they
-    are."""
+    """Raises a CheckpointError, in one line, if there is any fault. It names the first tensors of each fault and their
+    number."""
     told = []
     for fault, names in faults.items():
         if names := sorted(names):
@@ -270,16 +272,16 @@ def refuse(faults: Mapping[str, Iterable], model: PreTrainedModel, source: Any):
             told.append(f"{len(names)} {fault}: {', '.join(names[:NAMED])}{rest}")
     if told:
         resized = any(key.startswith("of another size") and list(names) for key, names in faults.items())
-        other = "For another count of labels give ignore_mismatched_sizes=True. " if resized else ""
+        other = "For another number of labels, set ignore_mismatched_sizes=True. " if resized else ""
         raise CheckpointError(
-            f"The weights of {source} are not those of a {type(model).__name__} of its config. Tensors "
+            f"The weights of {source} do not fit a {type(model).__name__} with its config. Tensors "
             f"{'; '.join(told)}. {other}{WAY_OUT}"
         )
 
 
 @torch.no_grad()
 def not_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
-    """Names of tensors with NaN or infinite numbers in them; nothing is copied."""
+    """Names of the tensors that contain NaN or infinite numbers; nothing is copied."""
     faulty = []
     for name, tensor in tensors.items():
         if not isinstance(tensor, torch.Tensor) or tensor.is_meta or not tensor.numel():
@@ -288,7 +290,8 @@ def not_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
             continue
         values = tensor.to_local() if hasattr(tensor, "to_local") else tensor
         values = values.float() if values.element_size() == 1 else values  # float8 has no sum
-        # A sum reads once, and NaN comes through; one of large numbers may be infinite though they are not.
+        # A sum reads each number once, and is NaN if one is. A sum of large numbers may be infinite too; then all are
+        # checked.
         if values.numel() and not values.sum().isfinite():
             low, high = values.aminmax()
             if not (low.isfinite() and high.isfinite()):
@@ -297,16 +300,16 @@ def not_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
 
 
 def check_loaded(model: torch.nn.Module, source: Any = None):
-    """Refuses a model whose weights are not finite, parameters and buffers that a checkpoint holds: it has diverged,
-    or a file was damaged.
+    """Refuses a model if parameters or saved buffers are not finite: its training has diverged, or a file was
+    damaged.
 
     Raises:
-        CheckpointError: names the source of the weights and the first of such tensors.
+        CheckpointError: names the source of the weights and the first such tensors.
     """
     if names := not_finite(model.state_dict()):
         rest = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         raise CheckpointError(
             f"{source or type(model).__name__} has {len(names)} tensors with numbers that are not finite: "
-            f"{', '.join(names[:NAMED])}{rest}. It diverged when it was trained, or is damaged, or was loaded in a "
-            f"dtype that cannot hold it. {WAY_OUT}"
+            f"{', '.join(names[:NAMED])}{rest}. Its training diverged, or it is damaged, or its dtype cannot hold "
+            f"these numbers. {WAY_OUT}"
         )

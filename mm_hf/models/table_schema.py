@@ -1,9 +1,9 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""What the columns of a table mean, learned from the training rows, and rows of it as tensors. `TabularModel` is their
-encoder.
+"""The meaning of a table's columns, learned from the training rows, and the conversion of rows to tensors. Their
+encoder is `TabularModel`.
 
-Notation used for tensor shapes: `U` rows of a table; `N` columns of numbers; `P` numbers that its dates become; `K`
+Notation used for tensor shapes: `U` rows of a table; `N` columns of numbers; `P` numbers that represent its dates; `K`
 columns of categories.
 """
 
@@ -45,18 +45,18 @@ CATEGORIES = (str, bool, np.bool_, Real, Decimal)
 
 @dataclass
 class TableSchema:
-    """What the columns of a table mean. The processor saves it. Columns are kept in the order of their names.
+    """The meaning of a table's columns. The processor saves it. Columns are sorted by name.
 
     Args:
-        numerical: by column of numbers the mean and the standard deviation of its training values.
-        categorical: by column of categories its values as strings; all others are unknown.
-        farthest: what is farther from the mean than so many deviations is taken for that far; None, as schemas of
-            before have it: not at all.
-        as_written: categories of digits are told apart as they are written ("007" is not "7"); False, as schemas of
-            before have it: a value that is not known is looked up by its number.
-        dates: by column of dates or times how they are written and what they are like, see `DateColumn`.
-        marks: by column of numbers that are formatted for people what begins their decimals, "," or ".", and behind it
-            the sign of their unit, as ".%", see `read_marked`.
+        numerical: for each column of numbers, the mean and the standard deviation of its training values.
+        categorical: for each column of categories, its values as strings; all other values are unknown.
+        farthest: values more than this many deviations from the mean are cut to that; None, as in older schemas: not
+            cut.
+        as_written: whether categories of digits are compared as they are written ("007" is not "7"); False, as in
+            older schemas: an unknown value is looked up by its number.
+        dates: for each column of dates or times, its format and properties, see `DateColumn`.
+        marks: for each column of numbers that are formatted for people, the decimal mark, "," or ".", followed by the
+            sign of their unit if they have one, as ".%", see `read_marked`.
     """
 
     numerical: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -66,11 +66,11 @@ class TableSchema:
     dates: dict[str, DateColumn] = field(default_factory=dict)
     marks: dict[str, str] = field(default_factory=dict)
 
-    model_input_names = ["numerical_values", "categorical_ids"]  # no field: the same for all
+    model_input_names = ["numerical_values", "categorical_ids"]  # not a dataclass field: the same for all
 
     def __post_init__(self):
         self.check_itself()
-        # JSON sorts its keys: in any other order a schema would come back with its columns in another one.
+        # JSON sorts its keys: in any other order, a loaded schema would have its columns in a different order.
         self.numerical = {name: (float(mean), float(std)) for name, (mean, std) in sorted(self.numerical.items())}
         self.categorical = {name: list(values) for name, values in sorted(self.categorical.items())}
         self.dates = {name: DateColumn.of(name, value) for name, value in sorted(self.dates.items())}
@@ -80,22 +80,22 @@ class TableSchema:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TableSchema":
-        """What `to_dict` gave, as it comes back from JSON.
+        """Makes a schema from the result of `to_dict`, also after JSON.
 
         Raises:
-            ValueError: a key that a schema does not have, or what `check_itself` refuses.
+            ValueError: a key is unknown, or `check_itself` refuses a value.
         """
         known = [key.name for key in fields(cls)]
         if unknown := [name for name in values if name not in known]:
             meant = did_you_mean(unknown[0], known)
-            raise ValueError(f"table_schema has no key {unknown[0]!r:.80}; it has {known}.{meant}")
+            raise ValueError(f"table_schema has no key {unknown[0]!r:.80}; the keys are {known}.{meant}")
         return cls(**values)
 
     def check_itself(self):
-        """Checks each value: what it standardises by must be finite, and each category must have one id.
+        """Checks each value: means and deviations must be finite, and each category must have one id.
 
         Raises:
-            ValueError: naming the column, what came and what is allowed.
+            ValueError: names the column, its value and the allowed values.
         """
         for key in ("numerical", "categorical", "dates", "marks"):
             columns = getattr(self, key)
@@ -105,7 +105,7 @@ class TableSchema:
             if not has_finite(scale, 2) or not scale[1] > 0:
                 raise ValueError(
                     f"table_schema: column {name!r:.80} needs a finite mean and a deviation above 0, got "
-                    f"{shown(scale)}. TableSchema.fit finds both."
+                    f"{shown(scale)}. TableSchema.fit computes both."
                 )
         for name, values in self.categorical.items():
             if isinstance(values, (str, Mapping)) or not all(isinstance(value, str) for value in values):
@@ -118,7 +118,7 @@ class TableSchema:
         for name, mark in self.marks.items():
             if name not in self.numerical or mark not in MARKS:
                 raise ValueError(
-                    f"table_schema: marks has {shown(mark)} for {name!r:.80}; needed is a column of numbers "
+                    f"table_schema: marks has {shown(mark)} for {name!r:.80}; it must be a column of numbers "
                     f"({list(self.numerical)}) and one of {list(MARKS)}."
                 )
         if self.farthest is not None and not (has_finite([self.farthest]) and self.farthest > 0):
@@ -128,17 +128,17 @@ class TableSchema:
 
     @property
     def columns(self) -> list[str]:
-        """Names of the columns: those of numbers, then those of dates, then those of categories."""
+        """Names of the columns: first numbers, then dates, then categories."""
         return [*self.numerical, *self.dates, *self.categorical]
 
     @property
     def date_sizes(self) -> list[int]:
-        """Numbers that each column of dates becomes."""
+        """How many numbers represent each column of dates."""
         return [column.size for column in self.dates.values()]
 
     @property
     def vocab_sizes(self) -> list[int]:
-        """Ids of each column of categories, missing and unknown among them."""
+        """The number of ids of each column of categories, with those for missing and unknown."""
         return [KNOWN + len(values) for values in self.categorical.values()]
 
     @classmethod
@@ -158,43 +158,44 @@ class TableSchema:
     ) -> "TableSchema":
         """Learns a schema.
 
-        A column is one of numbers where its values are numbers, or texts that spell them, but for one in twenty or a
-        single one: those are bad. Strings of digits alone are categories, and so are digits with leading zeros.
-        Numbers that are formatted for people ("1.402,15") are numbers where some value tells what begins their
-        decimals, and so are those of one unit ("12 %", "$5"). Dates and times, by their type or as texts that spell
-        them, are dates, but for as many bad ones.
+        A column is one of numbers if its values are numbers, or texts that spell numbers; one in twenty, or a single
+        one, may be another value, which counts as bad. Strings that all consist of digits are categories, and so are
+        digits with leading zeros. Numbers that are formatted for people ("1.402,15") are numbers if some value shows
+        the decimal mark, and so are numbers with one unit ("12 %", "$5"). Dates and times, by their type or as texts,
+        are dates, if equally few values are bad.
 
         Args:
-            table: by column the values of the training rows; None, NaN and empty texts are missing.
-            categories: columns of numbers whose values are categories all the same, such as ids.
-            min_count: how often a value must be there; rarer ones are unknown, and teach what to make of new ones.
-            numbers: columns whose strings of digits are numbers, since there are bad values in other rows than these.
+            table: by column, the values of the training rows; None, NaN and empty texts are missing.
+            categories: columns of numbers that are to be categories, such as ids.
+            min_count: how often a value must occur. Rarer values count as unknown, so the model learns to handle new
+                values.
+            numbers: columns in which strings of digits are numbers, because other rows have bad values there.
             on_error: `"skip"` learns from the good values of a column of numbers; `"raise"` stops at a bad one.
-            as_before: one word makes a column of numbers one of categories, and nothing is clipped: for a run that
-                began when it was so.
-            formats: dates and numbers that are formatted for people are read as such; False for a run that began when
-                dates were categories, and such numbers refused.
-            texts: by column of texts how often each comes, where there are more rows than these.
-            decimal: "," or ".", what begins the decimals where no value tells.
-            date_format: of dates where day and month may change places, as strptime has it.
+            as_before: treat a column of numbers with one other word as categories, and clip nothing: for a run that
+                began with an older release.
+            formats: read dates and numbers that are formatted for people; False for a run that began with a release in
+                which dates were categories, and such numbers were refused.
+            texts: by column of texts, how often each text occurs, if there are more rows than these.
+            decimal: "," or ".", the decimal mark to use if no value decides it.
+            date_format: the format to use if day and month can be swapped, in the notation of strptime.
 
         Raises:
-            ValueError: a column without a value; numbers that are not finite, or formatted for people so that nobody
-                knows what they are, or dates likewise; `categories` that are no columns.
+            ValueError: a column has no value; numbers are not finite; numbers or dates are written so that their
+                meaning is not clear; or `categories` names a column that does not exist.
         """
         if unknown := sorted(set(categories) - set(table)):
             meant = did_you_mean(unknown[0], table)
-            raise ValueError(f"Categories {unknown} are no columns of the table, which has {list(table)}.{meant}")
+            raise ValueError(f"categories names {unknown}, but the table has the columns {list(table)}.{meant}")
         schema: dict[str, dict[str, Any]] = {"numerical": {}, "categorical": {}, "dates": {}, "marks": {}}
         refused: list[ValueError] = []
 
         def learn(name: str, column: Sequence[Any]):
-            """What one column means."""
+            """Learns one column."""
             if not as_before:
                 column = [None if is_blank(value) else value for value in column]
             values = [value for value in column if not is_missing(value)]
             if not values:
-                raise ValueError(f"Column {name!r} of the table has no value in any training row.")
+                raise ValueError(f"Column {name!r} of the table has no value in any training row: leave it out.")
             plain = all(is_number(value) for value in values)
             mark = form = None
             if formats and not as_before and name not in categories:
@@ -210,7 +211,7 @@ class TableSchema:
                         if not is_missing(value) and read_date(value, form) is None
                     )
                     raise ValueError(
-                        f"Column {name!r} of the table has dates ({form}) that are none: {value!r:.80} in row {row}."
+                        f"Column {name!r} of the table has dates ({form}), but {value!r:.80} in row {row} is not one."
                     )
                 schema["dates"][name] = DateColumn.fit([value for value in dates if value is not None], form)
             elif name not in categories and (
@@ -236,7 +237,7 @@ class TableSchema:
                 if strange := [value for value in values if not isinstance(value, CATEGORIES)]:
                     raise ValueError(
                         f"Column {name!r} of the table holds {type(strange[0]).__name__}, such as {strange[0]!r:.80}; "
-                        "a table takes numbers, strings and truth values."
+                        "a table takes numbers, strings and booleans."
                     )
                 known = Counter(map(category, values))
                 schema["categorical"][name] = sorted(value for value, n in known.items() if n >= min_count)
@@ -244,7 +245,7 @@ class TableSchema:
         for name, column in table.items():
             try:
                 learn(name, column)
-            except ValueError as error:  # of all columns at once: somebody mends all of them
+            except ValueError as error:  # collected, so that all columns can be fixed together
                 refused.append(error)
         if refused:
             raise together(refused)
@@ -252,16 +253,16 @@ class TableSchema:
         return cls(**schema, farthest=farthest, as_written=not as_before)
 
     def check(self, row: Mapping[str, Any]):
-        """Looks at one row; columns that it does not have are missing.
+        """Checks one row; columns that it does not have count as missing.
 
         Raises:
-            TableError: a column that is none of the table's, what is no finite number in a column of numbers, or no
-                date in one of dates.
+            TableError: the table does not have a column; a value is not a finite number in a column of numbers, or not
+                a date in a column of dates.
         """
         for name, value in row.items():
             if name not in self.numerical and name not in self.categorical and name not in self.dates:
                 meant = did_you_mean(name, self.columns)
-                raise TableError(name, f"this is no column of the table, which has {self.columns}.{meant}")
+                raise TableError(name, f"the table has no such column; it has {self.columns}.{meant}")
             if name in self.categorical or self.is_missing(value):
                 continue
             if name in self.dates:
@@ -270,17 +271,17 @@ class TableSchema:
                     raise TableError(name, f"this must be a date or time ({form}), got {value!r:.80}.")
                 continue
             number, (mean, std) = self.number(name, value), self.numerical[name]
-            # Of what is clipped the deviations may be as large as they like.
+            # With clipping, the distance in deviations may be as large as it likes.
             size = None if number is None else abs(number if self.farthest is not None else (number - mean) / std)
             if size is None or not size < LARGEST:
                 raise TableError(name, f"this must be a finite number, got {value!r:.80}.")
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        """Makes tensors of rows.
+        """Makes tensors from rows.
 
         Returns:
-            `numerical_values` `(U, N + P)` float32, standardised, dates behind the numbers, NaN for what is missing;
-            `categorical_ids` `(U, K)` int64; those of the two that the table has columns for.
+            `numerical_values` `(U, N + P)` float32, standardised, dates after the numbers, NaN for missing values;
+            `categorical_ids` `(U, K)` int64; each only if the table has such columns.
 
         Raises:
             TableError: see `check`.
@@ -289,7 +290,7 @@ class TableSchema:
         for row in rows:
             self.check(row)
         if self.numerical or self.dates:
-            numbers = [  # `check` has refused what is none
+            numbers = [  # `check` has refused other values
                 [
                     math.nan if self.is_missing(row.get(name)) else (self.number(name, row[name]) - mean) / std
                     for name, (mean, std) in self.numerical.items()
@@ -317,7 +318,7 @@ class TableSchema:
         return tensors
 
     def number(self, name: str, value: Any) -> Any:
-        """A value of a column of numbers as a number; None where it is none."""
+        """A value of a column of numbers as a number; None if it is not one."""
         return as_number(value, self.marks.get(name))
 
     def parts_of_date(self, name: str, value: Any) -> list[float]:
@@ -327,7 +328,7 @@ class TableSchema:
         return [math.nan] * column.size if moment is None else column.numbers(moment)
 
     def unknown(self, row: Mapping[str, Any]) -> dict[str, str]:
-        """By column of categories the value of a row that is not known, as a string; of those that have one."""
+        """For each column of categories in which a row has an unknown value, this value as a string."""
         return {
             name: category(row[name])
             for name, values in self.categorical.items()
@@ -336,8 +337,8 @@ class TableSchema:
         }
 
     def is_missing(self, value: Any) -> bool:
-        """Whether a cell has no value: None, NaN, or an empty text, as it is in the file of a CSV; for schemas of
-        before an empty text is a category that is not known."""
+        """Whether a cell has no value: None, NaN, or an empty text, as in a CSV file. In older schemas an empty text
+        is an unknown category."""
         return is_missing(value) or (self.as_written and is_blank(value))
 
     def _category_id(self, value: str, known: dict[str, int]) -> int:
@@ -347,7 +348,7 @@ class TableSchema:
         return known.get(value, UNKNOWN)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON takes it; without the keys that schemas of before do not have, where they say nothing new."""
+        """The form for JSON; keys that older schemas lack are left out if they have their default."""
         values = {name: value for name, value in asdict(self).items() if value not in (None, False)}
         return {name: value for name, value in values.items() if value or name not in ("dates", "marks")}
 
@@ -361,7 +362,7 @@ class TableError(ValueError):
 
 
 def is_missing(value: Any) -> bool:
-    """Whether there is no value: None, NaN, or what pandas has for it."""
+    """Whether a value is missing: None, NaN, or the missing value of pandas."""
     if isinstance(value, np.datetime64):
         return bool(np.isnat(value))
     return value is None or type(value).__name__ in ("NAType", "NaTType") or (is_number(value) and value != value)
@@ -373,13 +374,13 @@ def is_text(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a number, of numpy too, and no truth value."""
+    """Whether a value is a number, also of numpy, and not a boolean."""
     return isinstance(value, (Real, Decimal)) and not isinstance(value, bool)
 
 
 def holds_numbers(name: str, values: list[Any], digits: bool = False) -> bool:
-    """Whether a column is one of numbers, by its values that are there; see `TableSchema.fit`. With `digits` strings
-    of digits are numbers too.
+    """Whether a column is one of numbers, from its present values; see `TableSchema.fit`. With `digits`, strings of
+    digits count as numbers too.
 
     Raises:
         ValueError: they are numbers that are formatted for people.
@@ -402,7 +403,7 @@ def holds_numbers(name: str, values: list[Any], digits: bool = False) -> bool:
 
 
 def format_of_values(name: str, values: list[Any], counts: Mapping[str, int], asked: str | None) -> str | None:
-    """How the values of a column are written as dates; None where they are none. See `format_of_dates`."""
+    """The format of a column of dates; None if its values are not dates. See `format_of_dates`."""
     typed = sum(map(is_date, values))
     if typed:
         return ISO if are_numbers(typed, len(values) - typed) else None
@@ -410,14 +411,15 @@ def format_of_values(name: str, values: list[Any], counts: Mapping[str, int], as
 
 
 def as_number(value: Any, mark: str | None = None) -> float | None:
-    """A number, or a text that spells one, as Python has it; None for anything else. For `mark` see `read_marked`."""
+    """A number, or a text that spells one, as a Python number; None for anything else. For `mark` see
+    `read_marked`."""
     if isinstance(value, str):
         return read_marked(value, mark)
     return as_float(value) if is_number(value) else None
 
 
 def as_float(value: Any) -> float:
-    """A number as Python has it; infinite where it is too large for that."""
+    """A number as a Python float; infinite if it is too large for that."""
     try:
         return float(value)
     except OverflowError:
@@ -425,8 +427,8 @@ def as_float(value: Any) -> float:
 
 
 def category(value: Any) -> str:
-    """A value of a column of categories as a string. Whole numbers are spelled alike, whether or not a reader made
-    floats of them, as it does where some are missing."""
+    """A value of a column of categories as a string. Whole numbers get the same spelling as ints and as floats: a
+    reader makes floats of a column with missing values."""
     if is_number(value) and math.isfinite(as_float(value)) and value == int(value):
         return str(int(value))
     return str(bool(value)) if isinstance(value, np.bool_) else str(value)

@@ -2,7 +2,7 @@
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
 """The encoder of a table: its columns as tokens.
 
-Notation used for tensor shapes: `U` rows of a table; `N` columns of numbers; `D` columns of dates, which become `P`
+Notation used for tensor shapes: `U` rows of a table; `N` columns of numbers; `D` columns of dates, represented by `P`
 numbers; `K` columns of categories; `H` width of the encoder.
 """
 
@@ -31,16 +31,17 @@ from .table_schema import TableSchema, is_missing
 @told_in_one_line
 @strict
 class TabularConfig(PreTrainedConfig):
-    r"""An encoder of a table's columns.
+    r"""The config of an encoder of a table's columns.
 
     Args:
-        num_numerical (`int`, defaults to 0): N, columns of numbers.
-        vocab_sizes (`list[int]`, *optional*): ids of each of the K columns of categories.
+        num_numerical (`int`, defaults to 0): N, the number of columns of numbers.
+        vocab_sizes (`list[int]`, *optional*): the number of ids of each of the K columns of categories.
         hidden_size (`int`, defaults to 64): width of the tokens.
-        date_sizes (`list[int]`, *optional*): numbers that each of the D columns of dates becomes: P in all.
+        date_sizes (`list[int]`, *optional*): how many numbers represent each of the D columns of dates; P is their
+            sum.
 
     Raises:
-        ValueError: no column, or a size below 1.
+        ValueError: there is no column, or a size is below 1.
     """
 
     model_type = "mm_fusion_tabular"
@@ -63,7 +64,7 @@ class TabularConfig(PreTrainedConfig):
         check_number("the number of date_sizes", len(self.date_sizes or []), 0, MAX_LABELS)
         if self.num_numerical < 0 or self.hidden_size < 1 or min([1, *self.vocab_sizes]) < 1:
             raise ValueError(
-                "Sizes of a table must be at least 1 (num_numerical 0), got num_numerical "
+                "Sizes of a table must be at least 1 (num_numerical at least 0), got num_numerical "
                 f"{self.num_numerical}, vocab_sizes {self.vocab_sizes}, hidden_size {self.hidden_size}."
             )
 
@@ -75,11 +76,11 @@ class TabularConfig(PreTrainedConfig):
 
     @property
     def num_values(self) -> int:
-        """Numbers of a row: those of its columns of numbers, and those that its dates become."""
+        """Numbers per row: one for each column of numbers, and those that represent its dates."""
         return self.num_numerical + sum(self.date_sizes or [])
 
     def to_dict(self) -> dict[str, Any]:
-        """As in the library; without `date_sizes` where there are no dates, as it was before there could be."""
+        """As in the library; without `date_sizes` if there are no dates, as in older releases."""
         values = super().to_dict()
         if values.get("date_sizes") is None:
             values.pop("date_sizes", None)
@@ -87,10 +88,10 @@ class TabularConfig(PreTrainedConfig):
 
 
 class TabularModel(PreTrainedModel):
-    """One token a column, for `AutoModel` (the feature tokenizer of FT-Transformer, Gorishniy et al. 2021, section
-    3.3): a number times the column's own vector, a category's own vector, and a bias a column. A date is the sum of
-    its parts, each times a vector of its own. What is missing has a learned vector a column. The blocks over the
-    tokens are the fusion's."""
+    """One token per column, for `AutoModel` (the feature tokenizer of FT-Transformer, Gorishniy et al. 2021, section
+    3.3). The token is a number times the column's vector, or a category's vector; plus a bias per column. A date is
+    the sum of its parts, each times its own vector. Missing values have a learned vector per column. The blocks over
+    these tokens are the fusion's."""
 
     config_class = TabularConfig
     config: TabularConfig
@@ -123,7 +124,7 @@ class TabularModel(PreTrainedModel):
                 init.normal_(parameter, mean=0.0, std=std)
 
     def get_input_embeddings(self) -> nn.Module:
-        """There are none of words."""
+        """Raises an error, because a table has no word embeddings."""
         raise NotImplementedError("A table has no word embeddings.")
 
     @can_return_tuple
@@ -136,15 +137,15 @@ class TabularModel(PreTrainedModel):
         """Makes the tokens.
 
         Args:
-            numerical_values: `(U, N + P)` float, standardised, NaN for what is missing.
-            categorical_ids: `(U, K)` int64: 0 for what is missing, 1 for unknown values.
-            kwargs: what other encoders take; not looked at.
+            numerical_values: `(U, N + P)` float, standardised, NaN for missing values.
+            categorical_ids: `(U, K)` int64: 0 for missing values, 1 for unknown values.
+            kwargs: inputs of other encoders; they are ignored.
 
         Returns:
             `last_hidden_state` `(U, N + D + K, H)`.
 
         Raises:
-            ValueError: columns of one kind are left out, or there are more or fewer than the table has.
+            ValueError: columns of one kind are missing, or their number differs from the table's.
         """
         tokens = []
         expected = {"numerical_values": self.config.num_values, "categorical_ids": len(self.embeddings)}
@@ -179,7 +180,7 @@ TabularModel.register_for_auto_class("AutoModel")
 
 @register_modality
 class Table(Modality):
-    """The columns of a table: those of a row make one item."""
+    """The columns of a table: the columns of one row make one item."""
 
     name = "tabular"
     order = 3
@@ -204,20 +205,20 @@ class Table(Modality):
         return list_of_table_rows(value)
 
     def check(self, item, processor, settings):
-        """A row of nothing but gaps is absent, as in training."""
+        """A row with only gaps counts as absent, as in training."""
         if not isinstance(item, Mapping):
-            raise ValueError(f"a table's row is a dict of columns, got {item!r:.80}.")
+            raise ValueError(f"a table's row must be a dict of columns, got {item!r:.80}.")
         for column, value in item.items():
             if isinstance(value, (list, tuple, dict, np.ndarray)):
                 raise ValueError(
-                    f"column {column!r} has one value a row, got {value!r:.80}; several rows are a list of dicts, or "
-                    "a table of pandas."
+                    f"column {column!r} takes one value per row, got {value!r:.80}; several rows are a list of "
+                    "dicts, or a table of pandas."
                 )
         processor.table_schema.check(item)
         return None if all(map(processor.table_schema.is_missing, item.values())) else item
 
     def parts(self, shapes, mask, config, item=None, processor=None):
-        """Its columns."""
+        """The columns."""
         schema = getattr(processor, self.part, None)
         return table_columns(shapes[0][0], None if schema is None else schema.columns)
 
@@ -234,5 +235,5 @@ class Table(Modality):
     def load(self, processor, config, key, value):
         rows = list_of_table_rows(value)
         if len(rows) != 1 or not isinstance(rows[0], Mapping):
-            raise ValueError(f"the {key} of a row is one row of it, a dict of columns, got {value!r:.80}.")
+            raise ValueError(f"the {key} of a row must be a single row, a dict of columns, got {value!r:.80}.")
         return None if all(map(is_missing, rows[0].values())) else rows[0], rows[0]

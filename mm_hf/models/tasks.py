@@ -1,10 +1,10 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""What travels of a task: a `TaskHead`, its last layer, its loss and what its outputs mean; and how the losses of
-several are weighed.
+"""The part of a task that travels with a checkpoint: a `TaskHead`, with its last layer, its loss and the meaning of
+its outputs. Also how the losses of several tasks are weighted.
 
-Heads are known by the type of their problem, which the config names. Those of the library register themselves here;
-one from outside does not travel in checkpoints, and has to be imported before a model that has it is loaded.
+A head is identified by its problem type, which the config names. The heads of the package register themselves here. A
+head from outside does not travel in checkpoints, and must be imported before a model that uses it is loaded.
 """
 
 import math
@@ -52,23 +52,24 @@ TaskTensors = Mapping[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class TaskHead(HowSureHead):
-    """One question that is asked of every row: what its labels are, the last layer that answers, and the loss.
+    """One question that is answered for every row: the form of its labels, the last layer that answers it, and the
+    loss.
 
     A head from outside the package is a subclass with a `name` and `row_losses`, registered by `register_task_head`.
     The model's config names it as `problem_type`, and so do its `tasks`.
 
     Args:
-        num_labels: C, classes or numbers that it gives.
-        labels: names of the classes, None of numbers.
-        weight: by which its loss is multiplied before the losses of several are summed.
-        loss_settings: what shapes its training loss, by name.
-        label_mean, label_scale: of numbers, one an output, see `standardise`; None: it learns them as they are.
-        confidence: what validation rows say about its answers; None: nobody looked, see `mm_hf evaluate --calibrate`.
+        num_labels: C, the number of classes, or of numbers that it predicts.
+        labels: the names of the classes; None for numbers.
+        weight: the factor of its loss in the sum of several tasks.
+        loss_settings: the settings of its training loss, by name.
+        label_mean, label_scale: for numbers, one per output, see `standardise`; None: it learns them as they are.
+        confidence: what was learned on validation rows; None: not calibrated, see `mm_hf evaluate --calibrate`.
 
     Attributes:
-        name: the type of its problem, such as "regression".
-        label_kind: what its labels are as tensors: `CLASSES`, `SEVERAL`, `NUMBERS` or `TEXTS`.
-        settings: of a training loss those that it has.
+        name: its problem type, such as "regression".
+        label_kind: the form of its labels as tensors: `CLASSES`, `SEVERAL`, `NUMBERS` or `TEXTS`.
+        settings: the settings of a training loss that it supports.
     """
 
     num_labels: int
@@ -90,20 +91,21 @@ class TaskHead(HowSureHead):
 
     @property
     def num_outputs(self) -> int:
-        """Outputs of its layer."""
+        """The number of outputs of its layer."""
         return self.num_labels
 
     def layer(self, width: int, num_outputs: int) -> nn.Module:
-        """The last layer, from `(B, width)` to `(B, num_outputs)`. One with parameters of its own has a method
-        `init_own_parameters(std)`, which sets their first values."""
+        """The last layer, from `(B, width)` to `(B, num_outputs)`. A layer that has parameters outside of the standard
+        layers needs a method `init_own_parameters(std)`, which sets their initial values."""
         return nn.Linear(width, num_outputs)
 
     def in_unit(self, scores: torch.Tensor) -> torch.Tensor:
-        """What its layer gives, as it is given out: `(B, C)` logits, and numbers in the unit of the labels."""
+        """The output of its layer in the form that the model returns: `(B, C)` logits, or numbers in the label's
+        unit."""
         return in_label_unit(scores, self.label_mean, self.label_scale)
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor | None:
-        """Those that logits `(…, C)` stand for, float32; None of numbers."""
+        """The probabilities for logits `(…, C)`, float32; None for numbers."""
         if self.label_kind == NUMBERS:
             return None
         logits = self.tempered(logits.float())
@@ -112,15 +114,15 @@ class TaskHead(HowSureHead):
     # ---- Evidence: which number of an answer is explained
 
     def said(self, logits: torch.Tensor) -> torch.Tensor:
-        """Which outputs are explained, `(B, K)` int64, of logits `(B, C)`: the likeliest class, or label; every
+        """Which outputs are explained, `(B, K)` int64, for logits `(B, C)`: the likeliest class or label; or every
         number."""
         if self.label_kind == NUMBERS:
             return torch.arange(logits.shape[-1], device=logits.device).expand(len(logits), -1)
         return logits.argmax(-1, keepdim=True)
 
     def explained(self, logits: torch.Tensor, said: torch.Tensor) -> torch.Tensor:
-        """The numbers that are explained of these outputs, `(B, K)` float64: of a class or label its log odds, on
-        whose scale what is independent adds up, and no probability saturates; a number in its unit."""
+        """The numbers of these outputs that are explained, `(B, K)` float64. For a class or label, its log odds: on
+        this scale independent effects add up, and no probability saturates. For a number, its value in its unit."""
         logits = logits.double()
         if self.label_kind != CLASSES:
             return logits.gather(-1, said)
@@ -128,16 +130,16 @@ class TaskHead(HowSureHead):
         return logits.gather(-1, said) - others if logits.shape[-1] > 1 else logits * 0
 
     def shown(self, logits: torch.Tensor, said: torch.Tensor) -> torch.Tensor:
-        """The same as people read it, `(B, K)`: the probability of the class or label, the number."""
+        """The same as people read it, `(B, K)`: the probability of the class or label, or the number."""
         chances = self.probabilities(logits)
         return (logits if chances is None else chances).gather(-1, said)
 
     def explained_unit(self, name: str | None = None) -> str:
-        """What the numbers are, without which of them; `name` is that of the question."""
+        """The unit of the numbers, without saying which number it is; `name` is the name of the question."""
         return name or "the number" if self.label_kind == NUMBERS else "log odds"
 
     def explained_in_words(self, said: torch.Tensor, name: str | None = None) -> list[str]:
-        """What each of the numbers is; `said` is `(K,)`, of one row, `name` that of the question."""
+        """A description of each number; `said` is `(K,)`, for one row, `name` the name of the question."""
         name = self.explained_unit(name)
         if self.label_kind != NUMBERS:
             return [f"{name} of {self.labels[place] if self.labels else place!r}" for place in said.tolist()]
@@ -147,15 +149,15 @@ class TaskHead(HowSureHead):
         """The loss of each row.
 
         Args:
-            scores: what the layer gives, float32.
-            labels: by `label_kind`, `(B,)` or `(B, C)`, numbers as they are learned (see `standardise`). Of rows
-                without one they are 0, and what is given for these is not counted.
-            settings: in training, those of `settings` that are on.
+            scores: the output of the layer, float32.
+            labels: in the form of `label_kind`, `(B,)` or `(B, C)`; numbers are standardised (see `standardise`). For
+                rows without a label they are 0, and the loss of these rows is ignored.
+            settings: in training, the settings in `settings` that are on.
 
         Returns:
             `(B,)`.
         """
-        raise NotImplementedError(f"{type(self).__name__} must say what its row_losses are.")
+        raise NotImplementedError(f"{type(self).__name__} must implement row_losses.")
 
     def loss(
         self,
@@ -165,11 +167,11 @@ class TaskHead(HowSureHead):
         sample_weight: torch.Tensor | None = None,
         training: bool = False,
     ) -> torch.Tensor:
-        """Its loss, neither weighted nor, outside of training, shaped; arguments as for `classification_loss`, but for
-        `scores`, what its layer gives before `in_unit`.
+        """Its loss, without its weight; outside of training, without settings. For the arguments see
+        `classification_loss`, except `scores`: the output of its layer before `in_unit`.
 
         Raises:
-            ValueError: labels whose shape or classes do not fit.
+            ValueError: the shape or the classes of the labels do not fit.
         """
         labels = standardise(labels, self.label_mean, self.label_scale)
         classes = self.label_kind == CLASSES
@@ -184,7 +186,7 @@ class TaskHead(HowSureHead):
         if classes:
             check_classes(labels, self.num_labels)
         check_settings(self.name, self.loss_settings)
-        if not classes:  # a row that lacks a part of its label has none
+        if not classes:  # a row in which a part of the label is missing counts as unlabelled
             labels = labels.reshape(shape)
             labels = labels.masked_fill(labels.isnan().any(-1, keepdim=True), math.nan)
         known = labels.clamp(min=0) if classes else labels.nan_to_num()
@@ -197,14 +199,14 @@ TASK_HEADS: dict[str, type[TaskHead]] = {}  # by problem type
 
 
 def register_task_head(head: type[TaskHead]) -> type[TaskHead]:
-    """A decorator: makes a head known by its name.
+    """A decorator: registers a head under its name.
 
     Raises:
-        ValueError: another one has that name.
+        ValueError: another head has this name.
     """
     known = TASK_HEADS.get(head.name)
     if known is not None and known.__qualname__ != head.__qualname__:
-        raise ValueError(f"There is a task head {head.name!r} already, {known.__name__}: take another name.")
+        raise ValueError(f"The task head {head.name!r} exists already, {known.__name__}: use another name.")
     TASK_HEADS[head.name] = head
     if head.label_kind != TEXTS and head.name not in PROBLEM_TYPES:
         PROBLEM_TYPES.append(head.name)
@@ -216,34 +218,35 @@ def task_head_of(problem_type: str, texts: bool = True) -> type[TaskHead]:
 
     Args:
         problem_type: its name.
-        texts: those whose labels are texts too, which no config names: their models write, and say so by their class.
+        texts: whether heads of texts are allowed. No config names these: their models generate, which their class
+            shows.
 
     Raises:
-        ValueError: nobody has registered it, as where a model needs one from outside the package.
+        ValueError: it is not registered; a head from outside the package must be imported first.
     """
     head = TASK_HEADS.get(problem_type) if isinstance(problem_type, str) else None
     if head is None or (head.label_kind == TEXTS and not texts):
         known = tuple(PROBLEM_TYPES)
         raise ValueError(
-            f"problem_type must be one of {known}, got {shown(problem_type)}.{did_you_mean(problem_type, known)} One "
-            "from outside mm_hf has to be imported before its model is loaded (`--import FILE`, or an import in "
+            f"problem_type must be one of {known}, got {shown(problem_type)}.{did_you_mean(problem_type, known)} "
+            "Import one from outside mm_hf before you load its model (`--import FILE`, or an import in "
             "Python)."
         )
     return head
 
 
 def label_kind_of(problem_type: str | None) -> str | None:
-    """What the labels of a problem are as tensors; None where nobody says what the problem is."""
+    """The form of a problem's labels as tensors; None if the problem is not known."""
     return None if problem_type is None else task_head_of(problem_type).label_kind
 
 
 def problem_type_of(label_kind: str) -> str:
-    """The problem that is meant where the labels alone tell: the library's own of that kind."""
+    """The problem type to use if only the form of the labels is known: the package's own of that form."""
     return next(name for name, head in TASK_HEADS.items() if head.label_kind == label_kind)
 
 
 def check_settings(problem_type: str, settings: Mapping[str, Any]):
-    """Refuses settings that are on, and that the loss of this problem does not have."""
+    """Refuses settings that are on, but that the loss of this problem does not have."""
     head = task_head_of(problem_type)
     for name, value in settings.items():
         if value and name not in head.settings:
@@ -252,7 +255,7 @@ def check_settings(problem_type: str, settings: Mapping[str, Any]):
 
 
 class ColumnHead(TaskHead):
-    """A head of the library, whose loss is `classification_loss`."""
+    """A head of the package, with the loss `classification_loss`."""
 
     def loss(self, scores, labels, num_items_in_batch=None, sample_weight=None, training=False) -> torch.Tensor:
         labels = standardise(labels, self.label_mean, self.label_scale)
@@ -287,7 +290,7 @@ class MultiLabelHead(ColumnHead):
 
 @register_task_head
 class TextHead(TaskHead):
-    """Texts that a decoder writes: what its labels are. Layer and loss are those of the model that writes."""
+    """Texts that a decoder generates: only the form of the labels. Layer and loss belong to the generating model."""
 
     name = GENERATION
     label_kind = TEXTS
@@ -296,14 +299,14 @@ class TextHead(TaskHead):
 
 @register_task_head
 class SpeechHead(TextHead):
-    """Texts that are heard, by CTC."""
+    """Texts transcribed from speech, with CTC."""
 
     name = CTC
     settings = ()
 
 
 def head_of_config(config: Any, problem_type: str | None = None) -> TaskHead:
-    """What the only head of a model answers; `problem_type` where its config names none."""
+    """The head of a model with a single task; `problem_type` is used if its config names none."""
     named = config.problem_type or problem_type
     if named is None:  # a model that has seen no label
         named = problem_type_of(NUMBERS if config.num_labels == 1 or config.label_mean is not None else CLASSES)
@@ -320,7 +323,7 @@ def head_of_config(config: Any, problem_type: str | None = None) -> TaskHead:
 
 
 def told_by_labels(config: Any, labels: torch.Tensor) -> str:
-    """The problem of a model whose config names none, see `infer_problem_type`."""
+    """The problem type, from the labels, of a model whose config names none, see `infer_problem_type`."""
     return infer_problem_type(standardise(labels, config.label_mean, config.label_scale), config.num_labels)
 
 
@@ -328,18 +331,18 @@ def read_tasks(tasks: dict[str, dict[str, Any]]) -> dict[str, TaskHead]:
     """The tasks of a config, checked.
 
     Args:
-        tasks: by name dicts of `problem_type`, `labels` (names of the classes) or `num_labels` (of numbers, 1 if left
-            out), `weight`, settings of the loss (`label_smoothing`, `class_weights`, `focal_gamma`, `class_priors`,
-            and what a head from outside has), of numbers `label_mean` and `label_scale`, one number an output, and
-            `confidence`, see `Confidence`.
+        tasks: by name, dicts of `problem_type`, `labels` (names of the classes) or `num_labels` (for numbers; 1 if
+            left out), `weight`, settings of the loss (`label_smoothing`, `class_weights`, `focal_gamma`,
+            `class_priors`, and the settings of a head from outside), for numbers `label_mean` and `label_scale`, one
+            per output, and `confidence`, see `Confidence`.
 
     Raises:
-        ValueError: no task, two whose names differ by a dot alone, an unknown key, or a value out of its range.
+        ValueError: there is no task, two names differ only by a dot, a key is unknown, or a value is out of range.
     """
     if not tasks:
         raise ValueError("tasks is empty: it needs at least one, such as {'tone': {'problem_type': 'regression'}}.")
     if len({module_name(name) for name in tasks}) < len(tasks):
-        raise ValueError(f"tasks {list(tasks)}: names must differ by more than a dot.")
+        raise ValueError(f"tasks {list(tasks)}: two names must differ by more than a dot.")
     return {name: read_task(name, task) for name, task in tasks.items()}
 
 
@@ -352,7 +355,7 @@ def read_task(name: str, task: dict[str, Any]) -> TaskHead:
     keys = tuple(dict.fromkeys((*TASK_KEYS, *(head.settings if head else ()))))
     if unknown := sorted(map(str, set(task) - set(keys))):
         meant = did_you_mean(unknown[0], keys)
-        raise ValueError(f"Task {name!r} has no key {unknown[0]!r}; known are {', '.join(keys)}.{meant}")
+        raise ValueError(f"Task {name!r} has no key {unknown[0]!r}; the keys are {', '.join(keys)}.{meant}")
     try:
         head = task_head_of(problem_type, texts=False)
     except ValueError as error:
@@ -360,7 +363,7 @@ def read_task(name: str, task: dict[str, Any]) -> TaskHead:
     labels, weight = task.get("labels"), task.get("weight", 1.0)
     numbers = head.label_kind == NUMBERS
     if numbers and labels is not None:
-        raise ValueError(f"Task {name!r} is a {head.name} and has no labels, got {labels}.")
+        raise ValueError(f"Task {name!r} is a {head.name}, which has no labels; leave them out, got {labels}.")
     if labels is not None and not (
         isinstance(labels, (list, tuple)) and all(isinstance(label, str) for label in labels)
     ):
@@ -370,7 +373,7 @@ def read_task(name: str, task: dict[str, Any]) -> TaskHead:
     if count < 1 or (not numbers and (not labels or count != len(labels) or len(set(labels)) < count)):
         raise ValueError(f"Task {name!r} needs labels, a list of different names; got {labels}, num_labels {count}.")
     if not (isinstance(weight, (int, float)) and not isinstance(weight, bool) and 0 <= weight < math.inf):
-        raise ValueError(f"Task {name!r}: weight must be a number from 0 up, got {weight!r}.")
+        raise ValueError(f"Task {name!r}: weight must be a finite number of at least 0, got {weight!r}.")
     for key in (*LOSS_SETTINGS, "label_mean", "label_scale"):
         value = task.get(key)
         is_list = key not in ("label_smoothing", "focal_gamma")
@@ -393,23 +396,23 @@ def read_task(name: str, task: dict[str, Any]) -> TaskHead:
 
 
 def check_scale(problem_type: str | None, mean: Any, scale: Any, num_labels: int):
-    """Refuses a mean and a deviation of labels that are no numbers, or not one of each an output."""
+    """Refuses a mean and a deviation of labels that are not numbers, or not one per output."""
     if (mean is not None or scale is not None) and label_kind_of(problem_type) not in (None, NUMBERS):
         having = [name for name, head in TASK_HEADS.items() if head.label_kind == NUMBERS]
-        raise ValueError(f"label_mean and label_scale are for {having}, and problem_type is {problem_type!r}.")
+        raise ValueError(f"label_mean and label_scale are for {having}, but problem_type is {problem_type!r}.")
     check_label_scale(mean, scale, num_labels)
 
 
 def module_name(task: str) -> str:
-    """The name of a task's head among the modules, where dots and the names of methods mean something else."""
+    """The name of a task's head as a module, in which dots and names of methods cannot be used."""
     return "for_" + task.replace(".", "_")
 
 
 class TaskWeighting(nn.Module):
-    """Weights of losses that are learned with the model: each is divided by a variance, the noise of its labels
-    (Kendall et al. 2018, equation 10).
+    """Learned weights of the losses: each loss is divided by a learned variance, the noise of its labels (Kendall et
+    al. 2018, equation 10).
 
-    With `s` the logarithm of the variance, a loss `L` becomes `exp(-s) L + s / 2`, that of numbers
+    With `s` the logarithm of the variance, a loss `L` becomes `exp(-s) L + s / 2`; for numbers it becomes
     `exp(-s) L / 2 + s / 2`. At the start all variances are 1.
 
     Args:
@@ -426,12 +429,12 @@ class TaskWeighting(nn.Module):
         init.zeros_(self.log_variances)
 
     def forward(self, losses: TaskTensors, shares: Mapping[str, torch.Tensor | float]) -> dict[str, torch.Tensor]:
-        """Weighs losses.
+        """Weights the losses.
 
         Args:
-            losses: of all tasks, `()` each.
-            shares: of the labels of the global batch, how many are in this one: as the losses do, the second terms
-                then add up to the one of the global batch. 0 without any label: that variance stays.
+            losses: the losses of all tasks, `()` each.
+            shares: the share of the global batch's labels that are in this batch. The losses of all batches add up to
+                the loss of the global batch, and so do the second terms. 0 without labels: the variance stays.
 
         Returns:
             `()` each.

@@ -1,6 +1,6 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""Texts as tokens, cut to what an encoder can place, and tokens as texts."""
+"""Texts: converts them to tokens, cut to the length that an encoder can read, and tokens back to texts."""
 
 import inspect
 import os
@@ -22,29 +22,29 @@ from .raw_rows import arguments_of_call, is_one
 logger = logging.get_logger(__name__)
 
 
-# Encoders whose first token does not stand for the sentence: causal ones, those trained to pool elsewhere.
+# Encoders whose first token does not represent the sentence: causal ones, and those trained to pool elsewhere.
 POOLING_OF_TYPE = {"clip_text_model": "last", "siglip_text_model": "last", "t5": "mean", "mm_fusion_recurrent": "mean"}
-WAYS = 8  # in which a word is erased
-RUNS = 96  # of the encoder for one text, about
-# Lengths that tokenizers give when they know none (the library's own stand-in is 1e30).
+WAYS = 8  # the most ways in which a word is erased
+RUNS = 96  # the number of encoder runs for one text, about
+# Lengths above this mean that a tokenizer knows no limit (transformers itself uses 1e30).
 UNKNOWN_LENGTH = 10**6
-# The library's tokenizers keep the length and the padding of a call in themselves: two threads at once would cut each
-# other's texts. One lock for all of them, since processors share tokenizers; a forked process has its own.
+# The library's tokenizers store the length and the padding of a call in themselves: two threads at once would cut each
+# other's texts. One lock is for all of them, because processors share tokenizers; a forked process has its own lock.
 TOKENIZING = threading.RLock()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=TOKENIZING._at_fork_reinit)  # type: ignore[attr-defined]
 
 
 def tokenize(tokenizer, texts: list[str], text_kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Tokenizes texts, one thread at a time, and says once if texts had to be cut. Refuses a text without any token,
-    where the tokenizer has none for what it does not know."""
+    """Tokenizes texts, one thread at a time, and warns once if texts had to be cut. Refuses a text without any token,
+    if the tokenizer has no token for unknown words."""
     with TOKENIZING:
         encoded = tokenizer(texts, **text_kwargs)
         mask = encoded.get("attention_mask")
         if isinstance(mask, torch.Tensor) and not (filled := mask.bool().any(-1)).all():
-            # Of a tokenizer that adds nothing: what has no word in it is one that is not known.
+            # The tokenizer adds no special tokens: a text without any known word becomes the unknown token.
             if tokenizer.unk_token_id is None:
-                raise ValueError(f"The text {texts[int(filled.int().argmin())]!r} has no token.")
+                raise ValueError(f"The text {texts[int(filled.int().argmin())]!r} has no token: use None.")
             ids = encoded["input_ids"].long() if mask.shape[1] else torch.zeros(len(texts), 1, dtype=torch.int64)
             mask = mask if mask.shape[1] else torch.zeros_like(ids)
             ids[~filled, 0], mask[~filled, 0] = tokenizer.unk_token_id, 1
@@ -57,15 +57,15 @@ def tokenize(tokenizer, texts: list[str], text_kwargs: dict[str, Any]) -> dict[s
             lengths = [len(ids) for ids in tokenizer(full, verbose=False)["input_ids"]]
             if max(lengths) > limit:
                 logger.warning_once(
-                    f"Texts of up to {max(lengths)} tokens are cut to {limit}, all that the text encoder can read. "
+                    f"Texts of up to {max(lengths)} tokens are cut to {limit}, the limit of the text encoder. "
                     "This is said once."
                 )
     return encoded
 
 
 def target_ids(tokenizer, texts: list[str | None], max_length: int | None = None, end: bool = True) -> torch.Tensor:
-    """See `MMFusionProcessor.target_ids`. Refuses a text with a lone surrogate, and a tokenizer without a token for
-    the end."""
+    """See `MMFusionProcessor.target_ids`. Refuses a text with a lone surrogate, and a tokenizer without an end
+    token."""
     last = [ends_of_text(tokenizer)[1]] if end else []
     for row, text in enumerate(texts):
         if text is not None and (fault := fault_of_unicode(text)):
@@ -82,29 +82,30 @@ def target_ids(tokenizer, texts: list[str | None], max_length: int | None = None
 
 
 def ends_of_text(tokenizer) -> tuple[int, int, int]:
-    """The tokens that a written text starts and ends with, and what follows its end: CLS, SEP and PAD of BERT and its
-    kin, else the tokens of beginning and end of GPT-2 and its kin. Refuses a tokenizer that has neither."""
+    """The tokens at the start and at the end of a generated text, and the padding after it: CLS, SEP and PAD for BERT
+    and similar tokenizers, else the BOS and EOS tokens of GPT-2 and similar ones. Refuses a tokenizer that has
+    neither."""
     start = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
     end = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
     if start is None or end is None:
         raise ValueError(
-            f"{type(tokenizer).__name__} has no token that a text could start and end with: neither CLS and SEP nor "
+            f"{type(tokenizer).__name__} has no tokens for the start and end of a text: it needs CLS and SEP, or "
             "BOS and EOS."
         )
     return start, end, end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
 
 def decode_as_written(tokenizer, tokens: Any, **kwargs: Any) -> str:
-    """The text of tokens that stand for it one by one. A tokenizer of CTC (Wav2Vec2's) would take them for those of
-    single moments, and equal letters for one."""
+    """The text of tokens that represent it one by one. A CTC tokenizer (Wav2Vec2's) would treat them as the tokens of
+    single moments, and merge repeated letters."""
     parameters = inspect.signature(getattr(tokenizer, "_decode", tokenizer.decode)).parameters
     grouped = {"group_tokens": False} if "group_tokens" in parameters else {}
     return tokenizer.decode(tokens, **grouped, **kwargs)
 
 
 def limit_text(tokenizer, config):
-    """Makes a tokenizer cut texts to what the text encoder of a config can place: a tokenizer that claims more is not
-    believed. One that claims nothing takes the encoder's word, and cuts nothing where the positions have no end."""
+    """Makes a tokenizer cut texts to the length that the text encoder of a config has positions for, even if the
+    tokenizer claims more. If the tokenizer has no limit and positions have none either, nothing is cut."""
     longest = longest_text(config)
     if tokenizer.model_max_length > UNKNOWN_LENGTH:
         longest = longest or said_positions(config)
@@ -113,8 +114,8 @@ def limit_text(tokenizer, config):
 
 
 def ensure_padding(tokenizer):
-    """Gives a tokenizer that has no token for padding (GPT-2's, Llama's) one of its own, if it has any special one:
-    the mask says where padding is, so that which one does not matter."""
+    """Gives a tokenizer without a padding token (GPT-2's, Llama's) one of its other special tokens, if it has any. It
+    does not matter which one, because the mask shows where padding is."""
     if tokenizer.pad_token is not None:
         return
     names = ("sep_token", "eos_token", "unk_token", "bos_token", "cls_token")
@@ -123,14 +124,14 @@ def ensure_padding(tokenizer):
         return
     tokenizer.pad_token = getattr(tokenizer, name)
     logger.warning_once(
-        f"{type(tokenizer).__name__} has no token for padding: its {name} {tokenizer.pad_token!r} pads, and the mask "
-        "says where. This is said once."
+        f"{type(tokenizer).__name__} has no padding token: its {name} {tokenizer.pad_token!r} is used, and the mask "
+        "shows where padding is. This is said once."
     )
 
 
 @register_modality
 class Text(Modality):
-    """Texts, one or several a row."""
+    """Texts, one or several per row."""
 
     name = "text"
     order = 1
@@ -154,7 +155,7 @@ class Text(Modality):
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
     def probe_items(self, encoder):
-        """Three of seven words."""
+        """Three texts of seven words."""
         size = getattr(encoder.config.get_text_config(), "vocab_size", None) or 256  # CANINE reads characters
         kept: set = set()
         for name in ("pad", "bos", "eos", "cls", "sep", "mask"):
@@ -172,11 +173,11 @@ class Text(Modality):
         ]
 
     def pooling(self, config):
-        """The first token, but for causal encoders and those that were trained to pool elsewhere."""
+        """The first token, except for causal encoders and those that were trained to pool elsewhere."""
         return POOLING_OF_TYPE.get(config.model_type, "cls")
 
     def is_item(self, value):
-        """A string, or what holds none: a row with an empty list is a bad one."""
+        """A string, or any value that holds none: an empty list in a row is a bad row."""
         return is_one(value) or (isinstance(value, (list, tuple)) and not value)
 
     def is_single(self, value):
@@ -196,18 +197,18 @@ class Text(Modality):
         return tokenize(processor.tokenizer, items, dict(settings))
 
     def made_inputs(self, part):
-        """With the mask, which SigLIP's tokenizer does not count and is asked for here."""
+        """With the mask, which SigLIP's tokenizer does not list, but makes on request."""
         return list(dict.fromkeys([*super().made_inputs(part), "attention_mask"]))
 
     def part_arguments(self, part):
         return arguments_of_call(part)
 
     def parts_of_encoder(self, source, settings, read_config, **kwargs):
-        """A tokenizer that cuts texts to what the encoder beside it can place."""
+        """A tokenizer that cuts texts to the length that the encoder in the same folder can read."""
         tokenizer = AutoTokenizer.from_pretrained(source, **kwargs)
         try:
             config = read_config(**kwargs)
-        except (OSError, ValueError):  # a tokenizer without an encoder beside it
+        except (OSError, ValueError):  # a tokenizer without an encoder in its folder
             if tokenizer.model_max_length > UNKNOWN_LENGTH:
                 raise
         else:
@@ -215,7 +216,7 @@ class Text(Modality):
         return {self.part: tokenizer}
 
     def parts(self, shapes, mask, config, item=None, processor=None):
-        """Words, of texts that are at hand."""
+        """Words, if the text is given."""
         ((tokens,),), tokenizer = shapes, getattr(processor, self.part, None)
         if isinstance(item, str) and tokenizer is not None:
             with TOKENIZING:
@@ -225,8 +226,8 @@ class Text(Modality):
         return whole_item(tokens, mask, "text")
 
     def erase(self, inputs, parts, erased, background=None, processor=None, way=0):
-        """In the place of words those that another text has there, counted from the nearer end; the mask token, or the
-        unknown one, where it has none."""
+        """Replaces words by the words at the same place in another text, counted from the nearer end; without other
+        texts by the mask token, or the unknown token if there is no mask token."""
         tokenizer = getattr(processor, self.part, None)
         masks = (getattr(tokenizer, f"{name}_token_id", None) for name in ("mask", "unk"))
         mask = next((token for token in masks if token is not None), None)
@@ -247,11 +248,11 @@ class Text(Modality):
         return {**edited, "input_ids": torch.where(gone, instead, ids)}
 
     def ways(self, parts, background=None):
-        """As many other texts, fewer where a text is long: each is one more run of the encoder a word."""
+        """As many ways as there are other texts, fewer for a long text: each way is one more encoder run per word."""
         return 1 if not background else max(1, min(WAYS, RUNS // parts.count))
 
     def places_of_item(self, processor):
-        """One, but where long texts become windows."""
+        """One, except if long texts become windows."""
         return getattr(processor, "text_windows", None) or 1
 
     def load_item(self, processor, source):
@@ -261,6 +262,6 @@ class Text(Modality):
 
 
 def counted_ids(inputs: dict[str, torch.Tensor], row: int) -> torch.Tensor:
-    """The tokens of one text without its padding, of the model's inputs."""
+    """The tokens of one text without its padding, from the model's inputs."""
     ids, mask = inputs["input_ids"][row], inputs.get("attention_mask")
     return ids if mask is None else ids[mask[row].bool()]

@@ -1,6 +1,6 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""Fusions token by token, by attention.
+"""Fusions of tokens, by attention.
 
 Notation used for tensor shapes: see `modeling_outputs`.
 """
@@ -20,11 +20,11 @@ from .projection import pool_tokens
 
 
 class TokenFusion(Fusion):
-    """What they share: the query modality, and a readout that starts out as concat, since the blocks' gates start
-    closed.
+    """Their base class: it sets the query modality, and has a readout. At the start the readout equals concat, because
+    the gates of the blocks are closed.
 
-    It reads the vector of each modality as its encoder gave it, the products of the query's with all others (as MCB
-    and its kin fuse, Fukui et al. 2016), and what the blocks made of them.
+    The readout takes the vector of each modality from its encoder, the products of the query's vector with all others
+    (as MCB and similar methods, Fukui et al. 2016), and the vectors after the blocks.
 
     Args:
         fused_parts: how many vectors the blocks give to the readout.
@@ -39,7 +39,7 @@ class TokenFusion(Fusion):
         self.output_norm = self.make_output_norm()
 
     def read(self, states: dict[str, TokenStates], fused: list[torch.Tensor]) -> torch.Tensor:
-        """One vector `(B, D)` a row, of the states before the blocks and what came of them, `(B, D)` each."""
+        """One vector `(B, D)` per row, from the states before the blocks and the vectors after them, `(B, D)` each."""
         pooled = {name: state.rows(state.pooled) for name, state in states.items()}
         asked = pooled[self.query_modality]
         answers = [pooled[name] for name in self.memory_modalities]
@@ -48,8 +48,8 @@ class TokenFusion(Fusion):
     def exchange(
         self, states: dict[str, TokenStates], recorder: "Recorder", **kwargs
     ) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
-        """Runs the blocks of a fusion that gives new tokens to every modality; the recorder keeps what is to be given
-        out of every block. Gives by modality `(B, T, D)`, and further vectors for the readout, `(B, D)` each."""
+        """Runs the blocks of a fusion that updates the tokens of every modality; the recorder keeps the requested
+        values of every block. Returns by modality `(B, T, D)`, and further vectors for the readout, `(B, D)` each."""
         raise NotImplementedError
 
     def forward(
@@ -63,7 +63,7 @@ class TokenFusion(Fusion):
         **kwargs,
     ):
         if memory is not None:
-            self.prepare(states)  # says that this fusion has no memory
+            self.prepare(states)  # raises, because this fusion has no memory
         recorder = Recorder(output_attentions, output_hidden_states)
         streams, latents = self.exchange(states, recorder, **kwargs)
         fused = {
@@ -85,7 +85,7 @@ class TokenFusion(Fusion):
 
 
 class Recorder:
-    """Keeps what is to be given out of every block, and nothing else; see `Fusion.forward`."""
+    """Keeps the requested values of every block, and nothing else; see `Fusion.forward`."""
 
     def __init__(self, output_attentions: bool, output_hidden_states: bool | int | list[int]):
         self.output_attentions, self.output_hidden_states = output_attentions, output_hidden_states
@@ -96,23 +96,23 @@ class Recorder:
 
     @property
     def active(self) -> bool:
-        """Whether anything is to be kept. (Index 0 is something.)"""
+        """Whether anything is requested. (A request for index 0 counts too.)"""
         return self.output_attentions or self.output_hidden_states is not False
 
     def add(self, hidden_states, attention=None, cross_attention=None):
-        """Keeps what one block gave: the query's tokens, its self- and its cross-attention."""
+        """Keeps the values of one block: the query's tokens, its self-attention and its cross-attention."""
         if self.active:
             self.hidden_states.append(hidden_states)
             self.attentions.append(attention)
             self.cross_attentions.append(cross_attention)
 
     def step(self, layer: int, asking: Sequence[str], asked: Sequence[str], weights: torch.Tensor | None):
-        """Keeps the weights of one attention, see `AttentionStep`, where its implementation gives them."""
+        """Keeps the weights of one attention, see `AttentionStep`, if its implementation returns them."""
         if self.output_attentions and weights is not None:
             self.steps.append(AttentionStep(layer, tuple(asking), tuple(asked), weights))
 
     def outputs(self) -> dict[str, Any]:
-        """As `FusedStates` takes them."""
+        """The kept values, as arguments of `FusedStates`."""
         given: dict[str, Any] = {}
         if self.output_hidden_states is not False:
             given["hidden_states"] = select_layers(self.hidden_states, self.output_hidden_states)
@@ -126,10 +126,11 @@ class Recorder:
 
 @register_fusion("cross_attention")
 class CrossAttentionFusion(TokenFusion):
-    """The tokens of the query modality attend to those of all others (ALBEF, Li et al. 2021; BLIP's text encoder).
+    """The tokens of the query modality attend to the tokens of all others (ALBEF, Li et al. 2021; BLIP's text
+    encoder).
 
-    What differs: gates (see the block), a memory that does not depend on the query, so that its keys and values are
-    computed once per distinct item whatever asks, and a readout that starts out as concat (see `TokenFusion`).
+    The differences: gates (see the block); a memory that does not depend on the query, so that its keys and values are
+    computed once per distinct item for any number of queries; and a readout that starts as concat (see `TokenFusion`).
     """
 
     supports_memory_cache = True
@@ -162,14 +163,14 @@ class CrossAttentionFusion(TokenFusion):
         )
 
     def refine(self, name: str, state: TokenStates, recorder: "Recorder | None" = None) -> TokenStates:
-        """Lets the tokens of each item look at one another, in `memory_layers` blocks."""
+        """Lets the tokens of each item attend to one another, in `memory_layers` blocks."""
         if name not in self.memory_layers:
             return state
         tokens = state.tokens
         if self.distance_bias is not None and state.coordinates is not None:
             if self.config._attn_implementation not in ("eager", "sdpa"):
                 raise ValueError(
-                    "distance_bias needs attn_implementation 'eager' or 'sdpa', which take a mask of numbers; got "
+                    "distance_bias needs attn_implementation 'eager' or 'sdpa', which take a mask of floats; got "
                     f"{self.config._attn_implementation!r}."
                 )
             mask = self.distance_bias(state.coordinates, state.mask, tokens.dtype)
@@ -200,8 +201,8 @@ class CrossAttentionFusion(TokenFusion):
         memories = {name: select_rows(state, memory_index) for name, state in memory.states.items()}
         pooling = self.poolings[self.query_modality]
 
-        # The first block's share of the query alone is computed once per distinct item, unless its states are to be
-        # seen.
+        # The part of the first block that depends only on the query is computed once per distinct item, unless its
+        # states are requested.
         index = None if recorder.active else query.index
         row_mask = query.rows(query.mask)
         mask = row_mask if index is None else query.mask
@@ -209,8 +210,8 @@ class CrossAttentionFusion(TokenFusion):
         memory_mask = None
         if any(state.mask is not None for state in memories.values()):
             memory_mask = join_rows([state.row_mask() for state in memories.values()])
-        # Where the pooled vector is all that is wanted, and it is the first token's, the last block computes that
-        # alone.
+        # If only the pooled vector is requested, and it is the first token's, the last block computes only that
+        # token.
         shorten = not (return_tokens or recorder.active) and pooling == "cls" and query.places is None
 
         recorder.add(hidden_states)
@@ -251,7 +252,7 @@ class CrossAttentionFusion(TokenFusion):
 
 
 class CoAttentionLayer(nn.Module):
-    """One block a modality, each attending to the tokens of all others as the layer below left them."""
+    """One block per modality; each attends to the tokens of all others from the layer below."""
 
     def __init__(self, config, modalities: list[str]):
         super().__init__()
@@ -266,8 +267,8 @@ class CoAttentionLayer(nn.Module):
 
 @register_fusion("co_attention")
 class CoAttentionFusion(TokenFusion):
-    """Each modality's tokens attend to themselves and to those of all others, in blocks of the modality's own (METER,
-    Dou et al. 2022, figure 2a; ViLBERT, Lu et al. 2019).
+    """Each modality's tokens attend to themselves and to the tokens of all others, in separate blocks per modality
+    (METER, Dou et al. 2022, figure 2a; ViLBERT, Lu et al. 2019).
 
     `hidden_states` and the attention weights are those of the query modality.
     """
@@ -303,7 +304,7 @@ class CoAttentionFusion(TokenFusion):
 
 @register_fusion("merged_attention")
 class MergedAttentionFusion(TokenFusion):
-    """All tokens of all modalities are one sequence that attends to itself (METER, Dou et al. 2022, figure 2b;
+    """The tokens of all modalities form one sequence that attends to itself (METER, Dou et al. 2022, figure 2b;
     VisualBERT, Li et al. 2019).
 
     `hidden_states` and `attentions` are those of the whole sequence.
@@ -329,17 +330,17 @@ class MergedAttentionFusion(TokenFusion):
         return streams, []
 
 
-LATENTS = "latents"  # as `AttentionStep` calls them
+LATENTS = "latents"  # the name in `AttentionStep`
 
 
 @register_fusion("bottleneck")
 class BottleneckFusion(TokenFusion):
-    """Each modality's tokens attend to themselves and to a few latents that all modalities share; through these alone
-    they exchange (MBT, Nagrani et al. 2021, section 3.2.3, equations 8 and 9).
+    """Each modality's tokens attend to themselves and to a few latents that all modalities share. Modalities exchange
+    information only through these latents (MBT, Nagrani et al. 2021, section 3.2.3, equations 8 and 9).
 
-    The latents of a layer are the mean of those that the modalities made of the last layer's. What differs: the
-    readout sees them too, so that one layer is enough for an exchange. `hidden_states` and `attentions` are those of
-    the query modality, its latents behind its tokens.
+    The latents of a layer are the mean over modalities of the latents that each computed from those of the last layer.
+    The difference to the paper: the readout sees them too, so one layer is enough for an exchange. `hidden_states` and
+    `attentions` are those of the query modality, with its latents after its tokens.
     """
 
     def __init__(self, config, modalities, poolings):
@@ -351,7 +352,7 @@ class BottleneckFusion(TokenFusion):
         )
 
     def init_own_parameters(self, std: float):
-        """The latents start apart from one another."""
+        """The latents start with different values."""
         init.normal_(self.latents, mean=0.0, std=std)
 
     def exchange(self, states, recorder, **kwargs):
@@ -383,7 +384,7 @@ def join_rows(parts: list[torch.Tensor]) -> torch.Tensor:
 
 
 def select_rows(state: TokenStates, memory_index: torch.Tensor | None) -> TokenStates:
-    """The same items, their rows chosen by `memory_index`, `(B,)`."""
+    """The same items, with rows selected by `memory_index`, `(B,)`."""
     if memory_index is None:
         return state
     index = memory_index if state.index is None else state.index.index_select(0, memory_index)
@@ -391,7 +392,7 @@ def select_rows(state: TokenStates, memory_index: torch.Tensor | None) -> TokenS
 
 
 def select_layers(hidden_states: list[torch.Tensor], selection: bool | int | list[int]) -> tuple:
-    """All hidden states for True; with indices those alone, and None in the place of the rest (the library's rule)."""
+    """All hidden states for True; with indices only those, and None for the others (the library's rule)."""
     if selection is True:
         return tuple(hidden_states)
     chosen = [selection] if isinstance(selection, int) else selection

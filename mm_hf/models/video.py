@@ -1,6 +1,6 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""Videos as pictures: frames at even distances, which take the places of a row's images."""
+"""Videos as pictures: frames at equal distances, which take the places of a row's images."""
 
 import io
 import os
@@ -14,13 +14,13 @@ from .files import regular_file
 from .image import open_image
 
 
-# FFmpeg reads playlists too, which name other files, or addresses on a network: no protocol is open to them.
+# FFmpeg also reads playlists, which name other files or network addresses: no protocol is enabled for them.
 ALONE = {"protocol_whitelist": "none"}
 
 
 def chosen_frames(count: int, wanted: int) -> list[int]:
-    """Which frames of a video, of so many, stand for it: the middles of as many equal parts as are wanted (Wang et al.
-    2016, section 3.1, without the chance). Of fewer frames some come twice."""
+    """Which frames of a video represent it: the middle frames of equal parts, one for each wanted frame (Wang et al.
+    2016, section 3.1, but not at random). If there are fewer frames than wanted, some are repeated."""
     return [(2 * part + 1) * count // (2 * wanted) for part in range(wanted)]
 
 
@@ -30,19 +30,19 @@ def load_frames(
     background: str | Sequence[int] | None = "white",
     least: tuple[int, int] | None = None,
 ) -> list[Image.Image]:
-    """Reads the frames that stand for a video.
+    """Reads the frames that represent a video.
 
     Args:
         source: path or bytes of a file that PyAV reads, or a dict of `bytes` and `path`; or its frames, as a list of
             pictures, see `open_image`.
-        num_frames: how many are wanted.
+        num_frames: how many frames are wanted.
         background, least: see `open_image`.
 
     Returns:
-        as many pictures, RGB, in their order.
+        that many pictures, RGB, in order.
 
     Raises:
-        ValueError: it has no frame, or cannot be read, as a playlist, which names other files.
+        ValueError: it has no frame, or cannot be read; a playlist, which names other files, cannot be read either.
         ImportError: PyAV is not installed.
     """
     if num_frames < 1:
@@ -55,12 +55,12 @@ def load_frames(
         source = source.get("path") if source.get("bytes") is None else source["bytes"]
     if not isinstance(source, bytes):
         if not isinstance(source, (str, os.PathLike)):
-            raise ValueError(f"this is no video, with neither bytes nor a path: {source!r:.80}.")
+            raise ValueError(f"this is not a video, because it has neither bytes nor a path: {source!r:.80}.")
         source = regular_file(source, "video")
-    try:  # the library asks users of a checkpoint for all that is imported in any other way
+    try:  # an import inside `try` is not listed as a requirement for the users of a checkpoint
         import av
     except ImportError as error:
-        raise ImportError("Reading files of videos needs `pip install av`.") from error
+        raise ImportError("Reading video files needs `pip install av`.") from error
     try:
         count = count_frames(av, source)
         wanted = chosen_frames(count, num_frames) if count else []
@@ -71,7 +71,7 @@ def load_frames(
                     frames[place] = frame.to_image()
                 if wanted and place >= wanted[-1]:
                     break
-    except (av.FFmpegError, OSError, IndexError, ValueError) as error:  # IndexError: no video among its streams
+    except (av.FFmpegError, OSError, IndexError, ValueError) as error:  # IndexError: it has no video stream
         reason = " ".join(str(error).split())
         raise ValueError(f"the video cannot be read ({type(error).__name__}: {reason}).") from None
     if not frames or set(wanted) - set(frames):
@@ -81,9 +81,9 @@ def load_frames(
 
 @contextmanager
 def open_video(av: Any, source: Any) -> Iterator[Any]:
-    """The container of a file or of bytes, with a video of allowed size, which reads nothing beside itself.
+    """Opens a file or bytes with a video of allowed size. It reads nothing except this source.
 
-    FFmpeg gets the file open, and not its path: so the protocol of files can be closed to it as well.
+    FFmpeg gets an open file, not its path: so the file protocol can be disabled too.
     """
     with (
         io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file,
@@ -94,13 +94,13 @@ def open_video(av: Any, source: Any) -> Iterator[Any]:
 
 
 def check_size(stream: Any):
-    """Refuses frames of more pixels than a picture may have."""
+    """Refuses frames with more pixels than a picture may have."""
     width, height, limit = stream.width or 0, stream.height or 0, Image.MAX_IMAGE_PIXELS
     if limit is not None and width * height > 2 * limit:
-        raise ValueError(f"frames of {width} × {height} pixels; at most {2 * limit} are read")
+        raise ValueError(f"frames of {width} × {height} pixels are too large: the limit is {2 * limit} pixels")
 
 
 def count_frames(av: Any, source: Any) -> int:
-    """Frames of a video: what its header says, or, where that says nothing, those that come."""
+    """The number of frames of a video, from its header, or counted if the header does not contain it."""
     with open_video(av, source) as container:
         return container.streams.video[0].frames or sum(1 for _ in container.decode(video=0))

@@ -1,6 +1,6 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""The modality of pictures; a video is pictures with a clock."""
+"""The modality of pictures; a video is a series of pictures."""
 
 import math
 from dataclasses import replace
@@ -28,7 +28,7 @@ from .video import load_frames
 
 
 class Frame(NamedTuple):
-    """Where a picture is from that stands for a part of a video."""
+    """The source of a picture that is a frame of a video."""
 
     video: Any
     place: int
@@ -36,7 +36,7 @@ class Frame(NamedTuple):
 
 @register_modality
 class Vision(Modality):
-    """Pictures, one or several a row, and the frames of a video."""
+    """Pictures, one or several per row, and the frames of a video."""
 
     name = "vision"
     order = 0
@@ -62,16 +62,17 @@ class Vision(Modality):
         return {"pixel_values": torch.zeros(1, channels, height, width, device=device, dtype=dtype)}
 
     def encoder_inputs(self, encoder, given):
-        """In the layout of memory that the encoder is fastest with."""
+        """In the memory layout with which the encoder is fastest."""
         inputs = super().encoder_inputs(encoder, given)
         if "pixel_values" in inputs:
-            # Convolutions are 1.7 to 2.3 times faster on the CPU with the channels last; patch embeddings do not mind.
+            # On the CPU, convolutions are 1.7 to 2.3 times faster with the channels last; patch embeddings are as
+            # fast.
             layout = torch.contiguous_format if trains_above_group_norm(encoder) else torch.channels_last
             inputs["pixel_values"] = inputs["pixel_values"].contiguous(memory_format=layout)
         return inputs
 
     def is_item(self, value):
-        """A picture; numbers of one dimension too, whose shape is told when it is opened."""
+        """A picture; also numbers of one dimension: their shape is checked when they are opened."""
         return is_one_image(value) or (not isinstance(value, (list, tuple)) and holds_numbers(value))
 
     def is_single(self, value):
@@ -96,14 +97,14 @@ class Vision(Modality):
         return set(getattr(getattr(part, "valid_kwargs", None), "__annotations__", {}))
 
     def parts_of_encoder(self, source, settings, read_config, **kwargs):
-        """With the ground of pictures and the channels that the encoder takes, where its config says so."""
+        """With the background of pictures and the encoder's number of channels, if its config has it."""
         image_processor = AutoImageProcessor.from_pretrained(source, **kwargs)
         if settings["image_size"] is not None:
             resize_to(image_processor, settings["image_size"])
         place = {name: kwargs[name] for name in kwargs if name in (*HUB_KEYS, "trust_remote_code", "code_revision")}
         try:
             channels = getattr(read_config(**place), "num_channels", None)
-        except (OSError, ValueError):  # an image processor alone
+        except (OSError, ValueError):  # an image processor without an encoder in its folder
             channels = None
         draft = settings["image_draft"]
         return {
@@ -129,7 +130,7 @@ class Vision(Modality):
         return parts if box is None else replace(parts, where={"box": box})
 
     def erase(self, inputs, parts, erased, background=None, processor=None, way=0):
-        """Other pictures' mean in the place of cells; without others the picture's own mean colour."""
+        """Replaces cells by the mean of other pictures; without other pictures by the picture's own mean colour."""
         pixels = inputs["pixel_values"]
         instead = pixels.mean((2, 3), keepdim=True) if background is None else background["pixel_values"].mean(0)
         shown = parts.shape if len(parts.shape) == 2 else (1, 1)
@@ -138,11 +139,11 @@ class Vision(Modality):
         return {"pixel_values": torch.where(gone > 0, instead, pixels)}
 
     def goes_together(self, config):
-        """Pictures go beside a video where the config says how many of their places are frames."""
+        """Pictures and a video can be in one row if the config says how many places are frames."""
         return bool(getattr(config, "num_frames", None))
 
     def load(self, processor, config, key, value):
-        """The frames of a video stand in the places of a row's pictures."""
+        """The frames of a video take the places of a row's pictures."""
         if key == self.row_keys[0]:
             return super().load(processor, config, key, value)
         count = getattr(config, "num_frames", None) or config.num_images
@@ -150,7 +151,7 @@ class Vision(Modality):
         return Places(frames), [Frame(value, place) for place in range(len(frames))]
 
     def joined(self, config, loaded):
-        """The frames stand behind the places of the pictures, be these there or not."""
+        """The frames come after the places of the pictures, whether these are filled or not."""
         pictures, video = (loaded.get(key, (None, None)) for key in self.row_keys)
         if video[0] is None or not self.goes_together(config):
             return super().joined(config, loaded)
@@ -168,13 +169,13 @@ class Vision(Modality):
 
 
 def is_one_image(value: Any) -> bool:
-    """Whether a value is one picture, or none, and not several."""
+    """Whether a value is a single picture or None, not several pictures."""
     return is_one(value) or (hasattr(value, "ndim") and value.ndim in (2, 3) and columns_of(value) is None)
 
 
 def trains_above_group_norm(encoder: nn.Module) -> bool:
-    """Whether an encoder trains in part and has group norms (BiT): torch 2.13 crashes in the gradient of one whose
-    input needs none and has its channels last, on CPUs."""
+    """Whether an encoder trains in part and has group norms (BiT). On CPUs, torch 2.13 crashes in the gradient of a
+    group norm if its input needs no gradient and has its channels last."""
     return (
         torch.is_grad_enabled()
         and any(isinstance(module, nn.GroupNorm) for module in encoder.modules())

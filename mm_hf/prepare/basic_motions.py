@@ -1,12 +1,12 @@
-"""BasicMotions: ten seconds of a wrist's six sensors, and what its owner is doing.
+"""BasicMotions: ten seconds of six sensors on a wrist, labelled with what the person is doing.
 
     mm_hf prepare basic_motions data/basic_motions
 
-From the UEA archive of multivariate time series (Bagnall et al. 2018, arXiv 1811.00075), as the package `aeon` brings
-it: four students, three axes of acceleration and three of rotation at 10 Hz, 100 steps a recording, and whether they
-stand, walk, run or play badminton. Its own test part of 40 recordings stays whole; of its 40 training recordings 2 of
-each activity, drawn with a seed, become the validation part. Each row has `readings` (steps × 6 numbers) and
-`activity`.
+The data are from the UEA archive of multivariate time series (Bagnall et al. 2018, arXiv 1811.00075), in the copy of
+the package `aeon`. Four students were recorded with three axes of acceleration and three of rotation at 10 Hz, 100
+steps per recording. They stand, walk, run or play badminton. The archive's test part of 40 recordings is kept. Of its
+40 training recordings, 2 of each activity, drawn with a seed, become the validation part. Each row has `readings`
+(steps × 6 numbers) and `activity`.
 """
 
 import random
@@ -20,7 +20,7 @@ from .common import PreparationError, build_dataset, package_path
 
 PACKAGE, FILE = "aeon==1.6.0", "aeon/datasets/data/BasicMotions/BasicMotions_{}.ts"
 SENSORS = 6
-HELD_OUT = 2  # of each activity, for validation
+HELD_OUT = 2  # recordings of each activity for validation
 
 CARD = """---
 language: en
@@ -37,7 +37,7 @@ Written by `mm_hf prepare basic_motions` of mm_hf (seed {seed}) from the files i
 
 
 def read(file: Path) -> list[tuple[list[list[float]], str]]:
-    """The recordings of a `.ts` file, `(S, 6)`, with their activities."""
+    """The recordings of a `.ts` file, `(S, 6)` each, with their activities."""
     recordings = []
     lines = file.read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(lines[lines.index("@data") + 1 :], start=lines.index("@data") + 2):
@@ -45,13 +45,13 @@ def read(file: Path) -> list[tuple[list[list[float]], str]]:
         series = [[float(value) for value in sensor.split(",")] for sensor in sensors]
         if len(series) != SENSORS or len({len(values) for values in series}) != 1:
             lengths = [len(values) for values in series]
-            raise PreparationError(f"{file}, line {number}: {SENSORS} sensors of one length expected, got {lengths}")
+            raise PreparationError(f"{file}, line {number}: {SENSORS} sensors of equal length expected, got {lengths}")
         recordings.append(([list(step) for step in zip(*series)], activity))
     return recordings
 
 
 def build(parts: None, seed: int) -> DatasetDict:
-    """The three parts."""
+    """Builds the three parts."""
     known, test = (read(package_path(PACKAGE, FILE.format(part))) for part in ("TRAIN", "TEST"))
     names = sorted({activity for _, activity in known})
     draw, held_out = random.Random(seed), set()

@@ -1,11 +1,11 @@
-"""Captions as a vocabulary writes them: a picture and the words so far, which word comes next?
+"""Captions word by word: given a picture and the words so far, which word comes next?
 
     mm_hf prepare caption_steps data/openmoji data/caption_steps
 
-Made from what `mm_hf prepare openmoji` wrote: each name in small letters gives as many rows as it has words, and
-one for its end, the row's `next` being `.`. `so_far` starts with `a picture of`, so that no text is empty. The
-vocabulary is the words that are there at least twice in the names of the training part; rows whose next word is none
-of them have no `next`. A caption is written by asking for the next word until it is the end.
+It is made from the output of `mm_hf prepare openmoji`. Each name, in lower case, gives one row per word and one row
+for its end, with `.` as the row's `next`. `so_far` starts with `a picture of`, so that no text is empty. The
+vocabulary has the words that occur at least twice in the names of the training part. A row with another next word has
+no `next`. To write a caption, ask for the next word until the answer is the end.
 """
 
 from collections import Counter
@@ -29,20 +29,20 @@ task_categories:
 
 # OpenMoji, captions word by word
 
-Made by `mm_hf prepare caption_steps` of mm_hf from its OpenMoji data set, whose licences hold: pictures
-CC-BY-SA-4.0 (OpenMoji), names BSD-3-Clause (`emoji`). {rows} rows, each a picture and the words of its name so far.
-The vocabulary has {words} words; {unknown} rows of the test part ask for a word that is not among them, and have no
-label.
+Made by `mm_hf prepare caption_steps` of mm_hf from its OpenMoji data set, with the same licences: pictures
+CC-BY-SA-4.0 (OpenMoji), names BSD-3-Clause (`emoji`). {rows} rows, each with a picture and the words of its name so
+far. The vocabulary has {words} words. {unknown} rows of the test part have a next word that is not in the vocabulary,
+so they have no label.
 """
 
 
 def words_of(part: Dataset) -> list[list[str]]:
-    """The words of each name, and the mark of its end."""
+    """The words of each name, followed by the end mark."""
     return [[*name.lower().split(), END] for name in part["name"][:]]
 
 
 def steps(part: Dataset, vocabulary: list[str]) -> Dataset:
-    """One row a word of each name."""
+    """Makes one row per word of each name."""
     known = {word: number for number, word in enumerate(vocabulary)}
     places: list[int] = []
     columns: dict[str, list[Any]] = {"so_far": [], "next": []}
@@ -58,14 +58,14 @@ def steps(part: Dataset, vocabulary: list[str]) -> Dataset:
 
 
 def build(parts: DatasetDict, seed: int) -> DatasetDict:
-    """All parts, with the vocabulary of the training part. Nothing is drawn at random."""
+    """Builds all parts, with the vocabulary of the training part. Nothing is random, so `seed` has no effect."""
     counts = Counter(word for words in words_of(parts["train"]) for word in words)
     vocabulary = sorted(word for word, count in counts.items() if count >= MIN_COUNT)
     return DatasetDict({name: steps(part, vocabulary) for name, part in parts.items()})
 
 
 def figures(parts: DatasetDict) -> dict[str, int]:
-    """What the card says beside the number of rows."""
+    """Figures for the card, in addition to the number of rows."""
     unknown = sum(label in (None, -1) for label in parts["test"]["next"][:])
     return {"words": len(parts["train"].features["next"].names), "unknown": unknown}
 

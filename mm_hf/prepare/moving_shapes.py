@@ -1,12 +1,14 @@
-"""Videos of a moving shape with a tone, and questions about what is seen, heard, or both. Made, with a seed.
+"""Videos of a moving shape with a tone, and questions about what is seen, heard, or both. They are made with a seed.
 
     mm_hf prepare moving_shapes data/moving_shapes
 
-A clip is 16 frames of 64 x 64 pixels (an mp4 file), in which a shape of one of four colours moves up, down, left or
-right, and one second of sound (wav, 8 kHz): a tone that rises, falls or stays, in noise. Each row asks a question
-about a clip: what colour the shape has, which way it moves, what the tone does, and, where the shape moves up or down
-and the tone rises or falls, whether they go the same way, as half of them do. Without the question nobody knows what
-is asked; without the frames or without the tone some kinds are left to guessing, and the last kind to a coin.
+A clip is an mp4 file with 16 frames of 64 x 64 pixels, in which a shape of one of four colours moves up, down, left or
+right. It also has one second of sound (wav, 8 kHz): a tone that rises, falls or stays, in noise. Each row asks a
+question about a clip: the colour of the shape, the direction of its movement, or what the tone does. If the shape
+    moves up or
+down and the tone rises or falls, there is a fourth question: do they go the same way? Half of them do. Without the
+question nobody knows what to answer. Without the frames, or without the tone, some kinds of question can only be
+guessed, and for the fourth kind the guess is right in half of the rows.
 """
 
 import io
@@ -55,9 +57,9 @@ license: apache-2.0
 
 # Moving shapes
 
-Made by `mm_hf prepare moving_shapes` of mm_hf (seed {seed}); nothing in it is real. {rows} questions
-about clips of a moving shape (mp4, {frames} frames of {side} x {side}) with a tone (wav, {rate} Hz): its colour, its
-way, the tone, and whether both go the same way.
+Made by `mm_hf prepare moving_shapes` of mm_hf (seed {seed}). Nothing in it is real. {rows} questions
+about clips of a moving shape (mp4, {frames} frames of {side} x {side}) with a tone (wav, {rate} Hz): its colour, the
+direction of its movement, the tone, and whether both go the same way.
 """
 
 
@@ -85,7 +87,8 @@ def film(colour: str, way: str, draw: random.Random) -> bytes:
 
 
 def tone(way: str, draw: random.Random) -> bytes:
-    """A second of a tone as a wav file: an octave up or down, or none, from 300 to 700 Hz in the middle, in noise."""
+    """A second of a tone in noise as a wav file. In the middle it has 300 to 700 Hz. It goes an octave up or down, or
+    stays."""
     noise = np.random.default_rng(draw.getrandbits(32))
     times = np.arange(round(SECONDS * RATE)) / RATE
     pitch = draw.uniform(300, 700) * 2 ** (TONES[way] * (times / SECONDS - 0.5))
@@ -97,8 +100,8 @@ def tone(way: str, draw: random.Random) -> bytes:
 
 
 def questions(clips: int, first: int, seed: int) -> Dataset:
-    """The rows of one part: three or four questions about each clip. In a third of the clips shape and tone go the
-    same way, in a third opposite ways."""
+    """The rows of one part: three or four questions per clip. In a third of the clips shape and tone go the same way,
+    in another third opposite ways."""
     draw = random.Random(f"{seed} {first}")
     rows: list[dict[str, Any]] = []
     for clip in range(first, first + clips):

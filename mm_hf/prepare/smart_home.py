@@ -1,21 +1,21 @@
-"""A voice command and the state of the heating: what is it to do?
+"""A voice command and the state of the heating: what should the heating do?
 
     mm_hf prepare smart_home data/fsdd data/smart_home
 
-Made from what `mm_hf prepare fsdd` wrote: somebody says the level that the heating should have, 0 to 9 (a real
-recording), and the state of the heating is columns of a table: its `level`, its `mode` (on, eco, which allows no more
-than 5, or locked) and whether a `window` is open. The action is one of
+It is made from the output of `mm_hf prepare fsdd`. A person says the level that the heating should have, 0 to 9 (a
+real recording). The state of the heating is columns of a table: its `level`, its `mode` (on; eco, which allows at most
+5; or locked) and whether a `window` is open. The action is one of
 
-    refuse     locked, or eco and more than 5 asked
-    wait       a window is open, and it would have to heat up
-    up, down   to the level that was said
-    nothing    it has that level already
+    refuse     the mode is locked, or it is eco and the person says more than 5
+    wait       a window is open, and the heating would have to heat up
+    up, down   change to the level that was said
+    nothing    the level is already right
 
-The states are drawn so that all actions are equally frequent; the voice alone and the state alone leave most of it
-open. The recordings of each part are those of the part of FSDD, so that no recording is in two.
+The states are drawn so that all actions are equally frequent. The voice alone, or the state alone, decides few of
+them. The recordings of each part come from the same part of FSDD, so no recording is in two parts.
 
-`--random_columns 3` adds columns that say nothing, numbers and categories in turn: what explains an answer must not
-name them.
+`--random_columns 3` adds columns without information, numbers and categories in turn. An explanation of an answer must
+not name them.
 """
 
 import random
@@ -40,13 +40,13 @@ language: en
 # Smart home
 
 Made by `mm_hf prepare smart_home` of mm_hf (seed {seed}): recordings of the [Free Spoken Digit
-Dataset](https://github.com/Jakobovski/free-spoken-digit-dataset) (Jackson et al., CC-BY-SA-4.0), each beside a state
-of a heating that was made up. {rows} rows. The voices are real, the states and the rules are not.
+Dataset](https://github.com/Jakobovski/free-spoken-digit-dataset) (Jackson et al., CC-BY-SA-4.0), each with an invented
+state of a heating. {rows} rows. The voices are real; the states and the rules are not.
 """
 
 
 def action_of(said: int, state: dict[str, Any]) -> str:
-    """What the heating does; see the top of the file."""
+    """The action of the heating, see the top of the file."""
     if state["mode"] == "locked" or (state["mode"] == "eco" and said > MOST_OF_ECO):
         return "refuse"
     if said == state["level"]:
@@ -57,7 +57,7 @@ def action_of(said: int, state: dict[str, Any]) -> str:
 
 
 def draw_state(said: int, action: str, draw: random.Random) -> dict[str, Any] | None:
-    """A state in which this is the action; None where there is none, as nothing is below 0."""
+    """A random state that leads to this action. None if there is none; for instance, nothing is below level 0."""
     states = [
         {"level": level, "mode": mode, "window": window}
         for level in range(10)
@@ -65,13 +65,13 @@ def draw_state(said: int, action: str, draw: random.Random) -> dict[str, Any] | 
         for window in ("open", "closed")
     ]
     states = [state for state in states if action_of(said, state) == action]
-    # What is locked says by itself that it will refuse, so that is the rarer reason.
+    # "locked" alone already means "refuse", so this reason is used only if there is no other.
     unlocked = [state for state in states if state["mode"] != "locked"]
     return draw.choice(unlocked or states) if states else None
 
 
 def commands(part: Dataset, rounds: int, seed: int) -> Dataset:
-    """The rows of one part: every recording as often as there are rounds, the rarest of the possible actions first."""
+    """The rows of one part. Each recording is used `rounds` times, each time with the rarest possible action."""
     draw = random.Random(seed)
     counts: Counter[str] = Counter()
     rows: list[dict[str, Any]] = []
@@ -90,7 +90,8 @@ def commands(part: Dataset, rounds: int, seed: int) -> Dataset:
 
 
 def add_random_columns(part: Dataset, count: int, draw: random.Random) -> Dataset:
-    """The part with `random_1`, `random_2` and so on: numbers from a normal distribution, and one of four letters."""
+    """The part with more columns `random_1`, `random_2` and so on: normally distributed numbers, or one of four
+    letters."""
     for number in range(1, count + 1):
         values: list[Any] = [draw.gauss(0, 1) if number % 2 else draw.choice("abcd") for _ in range(len(part))]
         part = part.add_column(f"random_{number}", values)
@@ -105,5 +106,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
         draw = random.Random(f"random columns {seed}")
         return DatasetDict({name: add_random_columns(part, random_columns, draw) for name, part in made.items()})
 
-    counts = {"random_columns": "columns that say nothing, random_1 and so on"}
+    counts = {"random_columns": "number of columns without information (random_1 and so on)"}
     build_dataset("smart_home", __doc__, "fsdd", build, CARD, arguments, counts=counts)

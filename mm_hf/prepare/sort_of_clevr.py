@@ -1,16 +1,16 @@
-"""Generate Sort-of-CLEVR as a `datasets.DatasetDict` on disk: questions that need the relation of two objects, beside
-questions that need one.
+"""Generate Sort-of-CLEVR as a `datasets.DatasetDict` on disk: questions about the relation of two objects, and
+questions about one object.
 
     mm_hf prepare sort_of_clevr data/sort_of_clevr
 
 Sort-of-CLEVR (Santoro et al. 2017, "A simple neural network module for relational reasoning",
 https://arxiv.org/abs/1706.01427, section 3.2 and supplement D) shows six objects in a 75x75 picture, one of each
-colour, each a square or a circle. Its authors published no files and no generator, so this one follows the paper and,
-where the paper is silent (sizes, yes and no as answers), the generator that most others use
-(https://github.com/kimhc6028/relational-networks). The card that is written beside the data lists what differs.
+colour, each a square or a circle. Its authors published no files and no generator, so this generator follows the
+paper. Where the paper gives no details (sizes, yes and no as answers), it follows the generator that most others use
+(https://github.com/kimhc6028/relational-networks). The card of the data set lists the differences.
 
-Every picture has a random stream of its own, seeded by seed, split and number: the first pictures of a split are the
-same whatever the sizes of the splits.
+Every picture has a separate random stream, seeded by seed, split and number. So the first pictures of a split are the
+same for all sizes of the splits.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from .common import SETTINGS, PreparationError, builder_parser, built, folder_in
 
 
 SIDE = 75  # pixels
-RADIUS = 5  # pixels from the centre to the edge of either shape, so that both are 11 pixels wide
+RADIUS = 5  # pixels from the centre to the edge of both shapes, so both are 11 pixels wide
 COLORS = {
     "red": (255, 0, 0),
     "green": (0, 255, 0),
@@ -42,12 +42,12 @@ COLORS = {
     "yellow": (255, 255, 0),
 }
 SHAPES = ("circle", "square")
-# No centre lies on the middle line, so that each object is in the left or the right half, the top or the bottom half.
+# No centre is on a middle line, so each object is in the left or right half, and in the top or bottom half.
 MIDDLE = SIDE // 2
 CENTRES = tuple(place for place in range(RADIUS, SIDE - RADIUS) if place != MIDDLE)
 ANSWERS = ("yes", "no", *SHAPES, *(str(count) for count in range(1, len(COLORS) + 1)))
 QUESTIONS_PER_KIND = 10
-BLOCK = 500  # images that are held as Python objects, before they become an Arrow table
+BLOCK = 500  # images to hold as Python objects before they become an Arrow table
 FEATURES = Features(
     {
         "image": Image(mode="RGB"),
@@ -78,12 +78,13 @@ task_categories:
 
 # Sort-of-CLEVR
 
-Six objects in a 75x75 picture, and twenty questions on each picture: ten that ask for one object, ten that ask how
-objects stand to each other. The task is that of Santoro et al. (2017), *A simple neural network module for relational
-reasoning*, https://arxiv.org/abs/1706.01427, section 3.2 and supplement D. They published no files: these were
-generated, and figures compare with theirs only so far as the two generators are alike.
+Six objects in a 75x75 picture, and twenty questions about each picture: ten about one object, and ten about the
+    relation
+of objects. The task is from Santoro et al. (2017), *A simple neural network module for relational reasoning*,
+https://arxiv.org/abs/1706.01427, section 3.2 and supplement D. They published no files. These files were generated, so
+scores can be compared with theirs only as far as the two generators agree.
 
-Written by `mm_hf prepare sort_of_clevr` with seed {seed}: the same seed gives the same scenes and
+Written by `mm_hf prepare sort_of_clevr` with seed {seed}. The same seed gives the same scenes and
 questions on every machine. Load it with `datasets.load_from_disk`.
 
 | split | questions | images |
@@ -98,19 +99,19 @@ questions on every machine. Load it with `datasets.load_from_disk`.
 | `answer` | class label: yes, no, circle, square, 1 to 6 |
 | `kind` | `relational` or `non-relational` |
 | `type` | `closest`, `furthest`, `count` (relational); `shape`, `left`, `top` (non-relational) |
-| `objects` | what is in the picture: color, shape and centre (x to the right, y down, pixels from 0) of each object |
-| `row_id` | position in train, validation and test, one after the other |
+| `objects` | the objects in the picture: color, shape and centre (x to the right, y down, pixels from 0) of each |
+| `row_id` | position in the sequence of train, validation and test |
 
 ## The pictures
 
-On white, one object of each colour (red, green, blue, orange, gray, yellow), a circle or a square with even odds, 11
-pixels wide, its centre on a whole pixel.
+There is one object of each colour (red, green, blue, orange, gray, yellow) on white. It is a circle or a square with
+equal probability, 11 pixels wide, with its centre on a whole pixel.
 
-- Two centres are at least 11 pixels apart across or down, so that no object covers a pixel of another, whatever their
+- Two centres are at least 11 pixels apart horizontally or vertically, so no object covers a pixel of another, for any
   shapes.
-- No centre lies on the middle line across or down: each object is in one half.
-- No object has two others that are equally close as its closest, or equally far as its furthest: such a scene is drawn
-  again. The gap may still be less than a pixel.
+- No centre is on the horizontal or vertical middle line, so each object is in one half.
+- For no object, two others are equally close as the closest, or equally far as the furthest. Such a scene is drawn
+  again. The difference may still be less than a pixel.
 
 ## The questions
 
@@ -118,29 +119,30 @@ pixels wide, its centre on a whole pixel.
 |---|---|---|
 {questions}
 
-The count includes the object itself. Ten of the 18 relational and ten of the 18 non-relational questions are drawn for
-each picture without replacement, so that none comes twice.
+The count includes the object itself. For each picture ten of the 18 relational and ten of the 18 non-relational
+questions are drawn without replacement, so no question occurs twice.
 
-## What differs from others
+## Differences from others
 
-The paper encodes a question in 11 bits, and these are sentences. It held 200 of its 10,000 pictures back; the defaults
-here are 9,800 to train, 200 to test, and 200 more to choose by. It does not say how far objects are apart, nor how
-questions are drawn. The generator that most others use (https://github.com/kimhc6028/relational-networks)
+The paper encodes a question in 11 bits; here questions are sentences. The paper used 200 of its 10,000 pictures for
+the test. The defaults here are 9,800 pictures for training, 200 for test, and 200 more for validation. The paper does
+not say how far apart objects are, or how questions are drawn. The generator that most others use
+(https://github.com/kimhc6028/relational-networks)
 
-- asks for a distance of 10 between centres, at which two squares overlap;
+- requires a distance of 10 between centres, at which two squares overlap;
 - draws questions with replacement;
-- takes an object for its own closest where all others are 32 pixels away or more, and the first of a tie.
+- takes an object as its own closest object if all others are 32 pixels away or more, and takes the first of a tie.
 
-## What to hold a score against
+## Baselines for a score
 
-Published (Santoro et al. 2017, section 5.3): a relation network on a CNN answers over 94 % of either kind; an MLP on
-the same CNN does so on the non-relational kind alone, with 63 % of the relational ones, and 52.3 % of closest and
-furthest.
+Published (Santoro et al. 2017, section 5.3): a relation network on a CNN answers over 94 % of both kinds. An MLP on
+the same CNN does so only for the non-relational kind. It answers 63 % of the relational questions, and 52.3 % of
+closest and furthest.
 
-Measured on the test split of this data set when it was written, % of answers that are right: *constant* gives each
-type the answer that is most frequent in train; *shapes alone* knows every colour and shape but no place, and answers
-closest and furthest with the shape that most of the other five have. Only a score above *shapes alone* shows that a
-model compares places.
+Measured on the test split of this data set when it was written, in % of right answers: *constant* always gives the
+most frequent answer in train for the type of question. *Shapes alone* knows every colour and shape but no position,
+and answers closest and furthest with the shape that most of the other five objects have. Only a score above *shapes
+alone* shows that a model compares positions.
 
 | questions | constant | shapes alone |
 |---|---|---|
@@ -149,7 +151,7 @@ model compares places.
 
 
 class Thing(NamedTuple):
-    """One object of a scene; its centre in pixels from the top left, where the first pixel is 0."""
+    """One object of a scene, with its centre in pixels from the top left. The first pixel is 0."""
 
     color: str
     shape: str
@@ -158,13 +160,13 @@ class Thing(NamedTuple):
 
 
 def others_by_distance(scene: Sequence[Thing], thing: Thing) -> list[tuple[int, Thing]]:
-    """The other objects, the nearest first, each with the square of its distance in pixels."""
+    """The other objects, the nearest first, each with its squared distance in pixels."""
     others = [(((other.x - thing.x) ** 2 + (other.y - thing.y) ** 2), other) for other in scene if other != thing]
     return sorted(others, key=lambda entry: entry[0])
 
 
 class QuestionType(NamedTuple):
-    """How a question is asked of an object in a scene, and answered."""
+    """How to ask a question about an object in a scene, and how to answer it."""
 
     kind: str
     text: str
@@ -206,20 +208,20 @@ TYPES = {
 
 
 def draw_one(generator: random.Random, values: Sequence) -> Any:
-    """Draw one of `values`.
+    """Draws one of `values`.
 
-    All that is random here goes through `random()`: of the methods of `random.Random` it alone is promised to give
-    the same numbers in every release of Python.
+    All random numbers here come from `random()`, because it is the only method of `random.Random` with a promise to
+    give the same numbers in every release of Python.
     """
     return values[int(generator.random() * len(values))]
 
 
 def draw_things(generator: random.Random) -> list[Thing]:
-    """Draw one object of each colour, none on top of another."""
+    """Draws one object of each colour. No object overlaps another."""
     things: list[Thing] = []
     for color in COLORS:
         shape = draw_one(generator, SHAPES)
-        # Ends soon: five objects take at most 5 x 21 x 21 of the 64 x 64 places.
+        # This ends soon, because five objects block at most 5 x 21 x 21 of the 64 x 64 positions.
         while True:
             x, y = draw_one(generator, CENTRES), draw_one(generator, CENTRES)
             if all(max(abs(x - other.x), abs(y - other.y)) > 2 * RADIUS for other in things):
@@ -229,7 +231,7 @@ def draw_things(generator: random.Random) -> list[Thing]:
 
 
 def has_tie(scene: Sequence[Thing]) -> bool:
-    """Whether any object has two closest or two furthest others, so that a question has no one object to mean."""
+    """Whether any object has two closest or two furthest others, so that a question would have two answers."""
     for thing in scene:
         distances = [distance for distance, _ in others_by_distance(scene, thing)]
         if distances[0] == distances[1] or distances[-1] == distances[-2]:
@@ -238,7 +240,7 @@ def has_tie(scene: Sequence[Thing]) -> bool:
 
 
 def draw_scene(generator: random.Random) -> list[Thing]:
-    """Draw objects until every question on them has one answer: three scenes in a hundred are thrown away."""
+    """Draws objects until every question about them has one answer. About 3 % of the scenes are discarded."""
     while True:
         scene = draw_things(generator)
         if not has_tie(scene):
@@ -246,7 +248,7 @@ def draw_scene(generator: random.Random) -> list[Thing]:
 
 
 def draw_questions(generator: random.Random, scene: Sequence[Thing]) -> list[tuple[str, Thing]]:
-    """Draw the questions of one picture, those of either kind without replacement: pairs of type and object."""
+    """Draws the questions of one picture, without replacement within a kind, as pairs of type and object."""
     drawn = []
     for kind in ("relational", "non-relational"):
         names = [name for name, question_type in TYPES.items() if question_type.kind == kind]
@@ -269,8 +271,8 @@ def paint(scene: Sequence[Thing]) -> bytes:
 
 
 def generate_rows(split: str, number: int, seed: int, first_row_id: int) -> Iterator[dict[str, Any]]:
-    """The rows of one picture; but for `row_id`, which counts up from `first_row_id`, they depend on the split, the
-    number and the seed alone."""
+    """The rows of one picture. They depend only on the split, the number and the seed, except `row_id`, which counts
+    up from `first_row_id`."""
     generator = random.Random(f"{seed}/{split}/{number}")
     scene = draw_scene(generator)
     picture = {"bytes": paint(scene), "path": None}
@@ -289,9 +291,9 @@ def generate_rows(split: str, number: int, seed: int, first_row_id: int) -> Iter
 
 
 def generate_split(split: str, images: int, seed: int, first_row_id: int) -> Dataset:
-    """Generate one split of so many pictures, one row a question; each split has random streams of its own."""
+    """Generates one split with this many pictures, one row per question. Each split has separate random streams."""
     if images < 1:
-        raise PreparationError(f"{split}_images is {images}, allowed: 1 or more")
+        raise PreparationError(f"{split}_images is {images}, allowed is 1 or more")
     numbers = iter(progress_bar(range(images), desc=f"drawing {split}", unit=" images"))
     blocks = []
     while rows := [
@@ -304,7 +306,7 @@ def generate_split(split: str, images: int, seed: int, first_row_id: int) -> Dat
 
 
 def build(train_images: int, validation_images: int, test_images: int, seed: int) -> DatasetDict:
-    """Generate train, validation and test."""
+    """Generates train, validation and test."""
     splits = DatasetDict()
     for name, images in {"train": train_images, "validation": validation_images, "test": test_images}.items():
         splits[name] = generate_split(name, images, seed, first_row_id=sum(map(len, splits.values())))
@@ -312,8 +314,8 @@ def build(train_images: int, validation_images: int, test_images: int, seed: int
 
 
 def guess_without_places(row: Mapping[str, Any], constant: str) -> str:
-    """Answer a question from the colours and shapes alone, and with `constant`, the most frequent answer to questions
-    of the type, where these say nothing."""
+    """Answers a question from colours and shapes, without positions. Where these do not help, the answer is
+    `constant`, the most frequent answer to this type of question."""
     (asked,) = (thing for thing in row["objects"] if f"the {thing['color']} object" in row["question"])
     shapes = Counter(thing["shape"] for thing in row["objects"])
     if row["type"] == "shape":
@@ -327,8 +329,8 @@ def guess_without_places(row: Mapping[str, Any], constant: str) -> str:
 
 
 def measure_floors(splits: DatasetDict) -> list[tuple[str, float, float]]:
-    """What guessing gives on the test split: for each type and kind, and for all, the share of answers that are
-    right, once of the most frequent answer of the type in train, once of `guess_without_places`."""
+    """The scores of two guesses on the test split. For each type and kind, and for all, the share of right answers: of
+    the most frequent answer of the type in train, and of `guess_without_places`."""
     counts: dict[str, Counter] = defaultdict(Counter)
     for type_name, answer in zip(splits["train"]["type"][:], splits["train"]["answer"][:], strict=True):
         counts[type_name][ANSWERS[answer]] += 1
@@ -339,7 +341,7 @@ def measure_floors(splits: DatasetDict) -> list[tuple[str, float, float]]:
     }
     for row in splits["test"].remove_columns("image").to_list():
         answer = ANSWERS[row["answer"]]
-        # A train split of a few pictures may lack a type: nothing is then guessed.
+        # A train split with few pictures may lack a type. Then the guess is empty.
         constant = counts[row["type"]].most_common(1)[0][0] if counts[row["type"]] else ""
         outcome = (answer == constant, answer == guess_without_places(row, constant))
         for name in (row["type"], row["kind"], "all"):
@@ -357,13 +359,13 @@ def describe(splits: DatasetDict) -> list[tuple[str, int, int]]:
 
 
 def describe_question(name: str) -> str:
-    """The row of the card's table on one type of questions."""
+    """The row for one type of question in the card's table."""
     answers = {"count": "1 to 6", "left": "yes, no", "top": "yes, no"}.get(name, "circle, square")
     return f"| `{name}` | {TYPES[name].text.format(color='red')} | {answers} |"
 
 
 def write(output: Path, settings: Mapping[str, int]) -> DatasetDict:
-    """Generate the data set and keep it at `output`, with its card, licence and settings."""
+    """Generates the data set and writes it to `output`, with its card, licence and settings."""
     with folder_in_place(output, WRITTEN) as folder:
         splits = build(**settings)
         splits.save_to_disk(folder)
@@ -383,15 +385,17 @@ def write(output: Path, settings: Mapping[str, int]) -> DatasetDict:
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line."""
+    """Reads the command line."""
     parser = builder_parser(
         "sort_of_clevr",
         "Generate Sort-of-CLEVR as a datasets.DatasetDict with train, validation and test.",
-        "Needs no package of data and downloads nothing.",
+        "Needs no data package and downloads nothing.",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random choices")
     for name, images in {"train": 9_800, "validation": 200, "test": 200}.items():
-        parser.add_argument(f"--{name}_images", type=int, default=images, help="how many, with 20 questions each")
+        parser.add_argument(
+            f"--{name}_images", type=int, default=images, help="number of pictures, with 20 questions each"
+        )
     return parser.parse_args(arguments)
 
 

@@ -2,10 +2,10 @@
 
     mm_hf prepare spoken_numbers data/fsdd data/spoken_numbers
 
-Made from what `mm_hf prepare fsdd` wrote. The recordings of each speaker and part are shuffled and cut into runs of
-two to five, which are joined with pauses of 0.05 to 0.2 seconds: three times over in the training part, once in the
-others, so that no recording is in two parts. Each row has `audio` (wav, the recordings' own rate), `text` (three seven
-one), `number` (371), `digits` (how many) and `speaker`.
+It is made from the output of `mm_hf prepare fsdd`. The recordings of each speaker and part are shuffled and divided
+into groups of two to five. Each group is joined with pauses of 0.05 to 0.2 seconds. This is done three times in the
+training part and once in the others, and no recording is in two parts. Each row has `audio` (wav, with the sampling
+rate of the recordings), `text` (three seven one), `number` (371), `digits` (how many) and `speaker`.
 """
 
 import io
@@ -21,7 +21,7 @@ from .common import PreparationError, build_dataset
 
 
 ROUNDS = {"train": 3}
-DIGITS, PAUSE = (2, 5), (0.05, 0.2)  # seconds
+DIGITS, PAUSE = (2, 5), (0.05, 0.2)  # digits of a number; seconds between two digits
 FEATURES = Features(
     {
         "audio": {"bytes": Value("binary"), "path": Value("string")},
@@ -44,16 +44,16 @@ task_categories:
 
 Made by `mm_hf prepare spoken_numbers` of mm_hf (seed {seed}) from the recordings of the
 [Free Spoken Digit Dataset](https://github.com/Jakobovski/free-spoken-digit-dataset) (Jackson et al., CC-BY-SA-4.0):
-two to five recordings of one speaker are joined, with pauses of 0.05 to 0.2 seconds. {rows} rows. They are real
-voices, and no real sentences: nobody spoke these numbers in one breath.
+two to five recordings of one speaker are joined, with pauses of 0.05 to 0.2 seconds. {rows} rows. The voices are real,
+but nobody spoke these numbers in one breath.
 """
 
 
 def join(sounds: list[bytes], draw: random.Random) -> bytes:
-    """One wav file of several, with pauses between them."""
+    """Joins several wav files into one, with pauses between them."""
     read = [soundfile.read(io.BytesIO(sound), dtype="int16") for sound in sounds]
     if len(rates := {rate for _, rate in read}) != 1:
-        raise PreparationError(f"the recordings have the rates {sorted(rates)}, expected one")
+        raise PreparationError(f"the recordings have the sampling rates {sorted(rates)}, expected a single rate")
     (rate,) = rates
     pieces = [read[0][0]]
     for samples, _ in read[1:]:

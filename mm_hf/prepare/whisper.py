@@ -1,4 +1,4 @@
-"""Whisper tiny.en from a package that has it in the format of CTranslate2: see `mm_hf prepare encoders`."""
+"""Whisper tiny.en from a package that stores it in the format of CTranslate2, see `mm_hf prepare encoders`."""
 
 import struct
 from pathlib import Path
@@ -18,7 +18,7 @@ WHISPER_SHA256 = {
 }
 SPECIAL = {"end": "<|endoftext|>", "start": "<|startoftranscript|>", "no times": "<|notimestamps|>"}
 
-# The licence of Whisper's code and weights; the package that ships them names MIT and leaves the text out.
+# The licence of Whisper's code and weights. The package with the weights names MIT, but does not contain the text.
 WHISPER_LICENCE = """MIT License
 
 Copyright (c) 2022 OpenAI
@@ -55,12 +55,12 @@ tags:
 # Whisper tiny.en
 
 The weights of [openai/whisper-tiny.en](https://huggingface.co/openai/whisper-tiny.en) (Radford et al. 2022,
-https://arxiv.org/abs/2212.04356), from the Python package `{package}`, where they lie in 16 bits in the format of
-CTranslate2 (`model.bin`, sha256 `{sha256}`); read, renamed and saved in 32 bits by
-`mm_hf prepare encoders` of mm_hf.
+https://arxiv.org/abs/2212.04356), from the Python package `{package}`. The package stores them in 16 bits in the
+format of CTranslate2 (`model.bin`, sha256 `{sha256}`). `mm_hf prepare encoders` of mm_hf read them, renamed them and
+saved them in 32 bits.
 
-- Licence: MIT, both the weights (`LICENSE`) and the package.
-- Input: 16 kHz, mono; the encoder takes 30 seconds, or fewer where it is cut (`max_audio_seconds` in a recipe).
+- Licence: MIT for both the weights (`LICENSE`) and the package.
+- Input: 16 kHz, mono. The encoder takes 30 seconds, or fewer if it was shortened (`max_audio_seconds` in a recipe).
 
 ```python
 from transformers import pipeline
@@ -74,13 +74,13 @@ TYPES = (np.float32, np.int8, np.int16, np.int32, np.float16)
 
 
 def read_ctranslate2(path: Path) -> dict[str, np.ndarray]:
-    """Read the tensors of a model of CTranslate2: little-endian records of name, shape, type and data."""
+    """Reads the tensors of a CTranslate2 model: little-endian records of name, shape, type and data."""
     data, place = path.read_bytes(), 0
 
     def take(count: int) -> bytes:
         nonlocal place
         if place + count > len(data):
-            raise PreparationError(f"{path} ends after {len(data)} bytes, within a record")
+            raise PreparationError(f"{path} ends after {len(data)} bytes, within a record: reinstall its package")
         place += count
         return data[place - count : place]
 
@@ -90,30 +90,30 @@ def read_ctranslate2(path: Path) -> dict[str, np.ndarray]:
     def text() -> str:
         return take(number("H")).rstrip(b"\0").decode()
 
-    number("I"), text(), number("I")  # versions of the format and of the model, and the model's type between them
+    number("I"), text(), number("I")  # the versions of format and model, with the model's type between them
     tensors = {}
     for _ in range(number("I")):
         name = text()
         shape = [number("I") for _ in range(number("B"))]
         kind = number("B")
         if kind >= len(TYPES):
-            raise PreparationError(f"{path}: {name!r} is of type {kind}, allowed: 0 to {len(TYPES) - 1}")
+            raise PreparationError(f"{path}: {name!r} is of type {kind}, allowed are 0 to {len(TYPES) - 1}")
         tensors[name] = np.frombuffer(take(number("I")), dtype=TYPES[kind]).reshape(shape)
-    for _ in range(number("I")):  # names of one tensor
+    for _ in range(number("I")):  # other names of a tensor
         name = text()
         tensors[name] = tensors[text()]
     if place != len(data):
-        raise PreparationError(f"{path} has {len(data) - place} bytes behind its records")
+        raise PreparationError(f"{path} has {len(data) - place} bytes after its records: reinstall its package")
     return tensors
 
 
 def rename_whisper(tensors: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
-    """Give CTranslate2's tensors the names of `WhisperForConditionalGeneration`. It has query, key and value of
-    self-attention as one matrix, and key and value of cross-attention."""
+    """Renames CTranslate2's tensors for `WhisperForConditionalGeneration`. CTranslate2 stores query, key and value of
+    self-attention as one matrix, and key and value of cross-attention as well."""
     weights: dict[str, np.ndarray] = {}
 
     def attention(source: str, target: str, parts: tuple[str, ...]):
-        """One stack of matrices; keys have no bias in transformers."""
+        """Splits one stack of matrices. In transformers, keys have no bias."""
         for kind in ("weight", "bias"):
             for part, values in zip(parts, np.split(tensors[f"{source}/{kind}"], len(parts))):
                 if (part, kind) != ("k_proj", "bias"):
@@ -151,7 +151,7 @@ def rename_whisper(tensors: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
 
 
 def write_whisper(folder: Path) -> None:
-    """Write the Whisper checkpoint."""
+    """Writes the Whisper checkpoint."""
     source = package_path(WHISPER_PACKAGE, WHISPER_FOLDER)
     for name, expected in WHISPER_SHA256.items():
         check_sha256(package_path(WHISPER_PACKAGE, f"{WHISPER_FOLDER}/{name}"), expected)

@@ -1,1 +1,1 @@
-"""Training by recipe: from a command line to a finished run, by Accelerate (`train`) or the Trainer (`finetune`)."""
+"""Training by recipe: from a command line to a finished run, with Accelerate (`train`) or the Trainer (`finetune`)."""

@@ -1,4 +1,4 @@
-"""What a run may want to know before it begins: what it costs without a GPU, and to train encoders there."""
+"""Advice before a run begins: what training costs without a GPU, and what it costs to train encoders there."""
 
 import time
 from contextlib import nullcontext
@@ -19,65 +19,66 @@ from .run import Run
 
 
 FEW_ROWS = 500
-ROWS = 4  # that the encoders are timed on: enough for a ratio, and some seconds at most at base size
+ROWS = 4  # the encoders are timed on so many rows: enough for a ratio, and a few seconds at most at base size
 
 
 def advise_on_freezing(run: Run):
-    """Says what `--freeze_encoders true` would save; nothing where there is a GPU, or no pretrained encoder trains as
-    a whole. The encoders are timed on the first rows of the training part: forward and backward, as they are trained,
-    and forward alone, as frozen ones run. Weights, gradients and random numbers stay as they are."""
+    """Says what `--freeze_encoders true` would save. Says nothing if there is a GPU, or if no pretrained encoder
+    trains as a whole. The encoders are timed on the first rows of the training part: once with forward and backward
+    (training), once with forward only (frozen). Weights, gradients and random numbers do not change."""
     names = training_encoders(run)
     if run.accelerator.device.type != "cpu" or not run.accelerator.is_main_process or not names:
         return
     of_encoders = sum(p.numel() for name in names for p in run.model.base_model.encoders[name].parameters())
     total = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
     run.say(
-        f"There is no GPU, and {of_encoders / 1e6:.2f} of the {total / 1e6:.2f} M parameters that train are in the "
+        f"There is no GPU. {of_encoders / 1e6:.2f} M of the {total / 1e6:.2f} M trainable parameters are in the "
         f"pretrained encoders ({', '.join(names)})."
     )
     seconds = seconds_of_encoders(run, names)
     if seconds is not None:
         both, forward = seconds
         run.say(
-            f"Timed once on {ROWS} rows, these take {both:.2g} s forward and backward, and {forward:.2g} s forward "
-            f"alone: {both / forward:.1f} times as long."
+            f"Timed once on {ROWS} rows: forward and backward take {both:.2g} s, and forward alone {forward:.2g} s. "
+            f"Training these encoders takes {both / forward:.1f} times as long as running them."
         )
-    words = "--freeze_encoders true saves their backward in every step"
+    words = "--freeze_encoders true saves their backward pass in every step"
     if run.data_args.cache_features and not run.data_args.streaming:
-        words += ", and their forward too: --cache_features keeps what they give, and each item is encoded once"
-    run.say(f"{words}. What it does to the score, only a run tells.")
+        words += ". It also saves their forward pass: --cache_features keeps features, so each item is encoded once"
+    run.say(f"{words}. Only a run shows how this changes the score.")
 
 
 def advise_on_folds(run: Run):
-    """Says what `--folds` would bring where rows are few."""
+    """Suggests `--folds` where there are few rows."""
     dataset, test = run.splits["train"], run.splits.get("test")
     if run.data_args.folds is not None or isinstance(dataset, IterableDataset) or test is None:
         return
     if len(dataset) < FEW_ROWS and SOURCE_ROW in test.column_names and not run.searches:
         run.say(
-            f"{len(dataset):,} rows to learn from are few, and a score on {len(test):,} rows is a rough one: "
-            "--folds 5 measures all rows, each by a model that has not learned it, in some five times the time."
+            f"There are only {len(dataset):,} training rows, and a score on {len(test):,} test rows is rough. "
+            "--folds 5 measures all rows, each by a model that was not trained on it. It takes about five times as "
+            "long."
         )
 
 
 def advise_on_long_texts(run: Run):
-    """Says how many of the first training texts are longer than the encoder reads, and what becomes of them."""
+    """Says how many of the first training texts are longer than the encoder can read, and what happens to them."""
     dataset, tokenizer = run.splits["train"], run.processor.tokenizer
     if isinstance(dataset, IterableDataset) or tokenizer is None or not run.accelerator.is_main_process:
         return
     limit = tokenizer.model_max_length
     for column in run.columns.texts if limit < UNKNOWN_LENGTH else []:
         texts = [text for text in dataset.select(range(min(LOOKED_AT, len(dataset))))[column] if isinstance(text, str)]
-        long = [text for text in texts if len(text) > limit // 4]  # a token may stand for several letters
+        long = [text for text in texts if len(text) > limit // 4]  # one token may be several letters
         lengths = [len(ids) for ids in tokenizer(long, verbose=False)["input_ids"]] if long else []
         if over := sum(length > limit for length in lengths):
             windows = run.processor.text_windows
-            become = f"become up to {windows} windows" if windows else "are cut: --long_text windows reads them whole"
-            run.say(f"{over:,} of {len(texts):,} texts in {column!r} have more than {limit} tokens, and {become}")
+            become = f"become up to {windows} windows" if windows else "are cut; --long_text windows reads them whole"
+            run.say(f"{over:,} of {len(texts):,} texts in {column!r} have more than {limit} tokens. They {become}")
 
 
 def training_encoders(run: Run) -> list[str]:
-    """The modalities whose pretrained encoder trains as a whole: no adapters, no top layers alone."""
+    """The modalities whose pretrained encoder trains as a whole: without adapters, and not only its top layers."""
     whole = []
     for name in (name for name in run.model.config.modalities if modality_of(name).pretrained):
         parameters = list(run.model.base_model.encoders[name].parameters())
@@ -88,8 +89,8 @@ def training_encoders(run: Run) -> list[str]:
 
 
 def seconds_of_encoders(run: Run, names: list[str]) -> tuple[float, float] | None:
-    """Seconds of forward and backward, and of forward alone, through some encoders; None where the first rows have
-    nothing for them."""
+    """Seconds of forward and backward, and of forward alone, through some encoders. None if the first rows have no
+    items for them."""
     batch = first_batch(run)
     keys = [key for name in names for key in modality_of(name).inputs if key in batch]
     if not keys:
@@ -102,7 +103,7 @@ def seconds_of_encoders(run: Run, names: list[str]) -> tuple[float, float] | Non
     levels: list[torch.Tensor] = []
     try:
         with torch.random.fork_rng(devices=[]):
-            for backward in (False, False, True):  # the first one only warms up
+            for backward in (False, False, True):  # the first pass only warms up
                 began = time.perf_counter()
                 with nullcontext() if backward else torch.no_grad():
                     states = run.model.base_model.encode(indices, **inputs)
@@ -117,7 +118,7 @@ def seconds_of_encoders(run: Run, names: list[str]) -> tuple[float, float] | Non
 
 
 def first_batch(run: Run) -> dict[str, Any]:
-    """The first `ROWS` rows of the training part as a batch; bad ones are left out."""
+    """The first `ROWS` rows of the training part as a batch. Bad rows are left out."""
     dataset = run.splits["train"]
     if isinstance(dataset, IterableDataset):
         rows = [{**row, "row_id": number, "split": "train"} for number, row in enumerate(dataset.take(ROWS))]
@@ -127,9 +128,9 @@ def first_batch(run: Run) -> dict[str, Any]:
 
 
 def say_estimate(run: Run):
-    """Says how long an epoch will take without a GPU, timed on a few rows above the features that are kept; nothing
-    where there is a GPU, a stream, or an encoder that trains. All processes call it: the loss of a search exchanges
-    pairs between them."""
+    """Says how long an epoch will take without a GPU. The time is measured on a few rows, with the cached features.
+    Says nothing if there is a GPU, a stream, or an encoder that trains. All processes call it, because the loss of a
+    search exchanges pairs between them."""
     part = run.splits["train"]
     trains = set(training_encoders(run))
     if run.accelerator.device.type != "cpu" or isinstance(part, IterableDataset) or trains:
@@ -143,16 +144,17 @@ def say_estimate(run: Run):
     )
     quicker = "" if args.preset == "fast" else "--preset fast, "
     run.say(
-        f"timed on {ROWS} rows: an epoch of {batches:,} batches takes about {duration(epoch)}, and {epochs:g} of them "
-        f"{duration(epochs * epoch)}; measuring comes on top. Quicker: {quicker}--max_train_seconds 300."
+        f"timed on {ROWS} rows: an epoch of {batches:,} batches takes about {duration(epoch)}, and {epochs:g} epochs "
+        f"take about {duration(epochs * epoch)}; evaluation takes more time. Quicker: {quicker}--max_train_seconds "
+        "300."
     )
 
 
 def seconds_of_a_step(run: Run, size: int) -> tuple[float, float]:
-    """Seconds to load a row, and to encode what is not kept of it, and of forward and backward of a batch of some rows
-    above what is encoded. Weights, gradients and random numbers stay as they are."""
+    """Two times: seconds to load one row and to encode what is not cached of it, and seconds of forward and backward
+    of one batch on top of the encoders. Weights, gradients and random numbers do not change."""
     model, training = run.model, run.model.training
-    warned = set(model.base_model.warned_of)  # of states without a gradient: here they are meant to have none
+    warned = set(model.base_model.warned_of)  # the model warns of states without a gradient; here that is intended
     model.base_model.warned_of |= set(model.config.modalities)
     model.eval()  # no dropout: the same work, without random numbers
     asked = {"return_loss": True} if "return_loss" in signature(model.forward).parameters else {}
@@ -177,7 +179,7 @@ def seconds_of_a_step(run: Run, size: int) -> tuple[float, float]:
             others = ("row_ids", "bad_rows")
             batch = {key: repeated(value, copies) for key, value in batch.items() if key not in others}
             seconds = 0.0
-            for _ in range(2):  # the first one warms up
+            for _ in range(2):  # the first pass only warms up
                 began = time.perf_counter()
                 model(encoder_states=states, **batch, **asked).loss.backward()
                 seconds = time.perf_counter() - began
@@ -189,14 +191,14 @@ def seconds_of_a_step(run: Run, size: int) -> tuple[float, float]:
 
 
 def repeated(value: Any, copies: int) -> Any:
-    """Tensors with one entry a row, alone or in a dict, so many times over."""
+    """Repeats tensors that have one entry per row: a tensor, or a dict of tensors."""
     if isinstance(value, dict):
         return {key: repeated(part, copies) for key, part in value.items()}
     return value.repeat(copies, *[1] * (value.ndim - 1)) if isinstance(value, torch.Tensor) and value.ndim else value
 
 
 def repeated_states(states: EncoderStates, copies: int) -> EncoderStates:
-    """States whose items are there so many times over, each used by its own rows."""
+    """Repeats the items of encoder states. Each copy is used by its own rows."""
     if states.levels is None:
         return EncoderStates(index=repeated(states.index, copies))
     items, index = states.count(), states.index
@@ -208,7 +210,7 @@ def repeated_states(states: EncoderStates, copies: int) -> EncoderStates:
 
 
 def duration(seconds: float) -> str:
-    """A time as people say it."""
+    """A time in seconds, minutes or hours, for people."""
     return (
         f"{seconds:.2g} s"
         if seconds < 100

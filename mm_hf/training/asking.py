@@ -1,5 +1,5 @@
-"""What to ask for next, of a run: `missing` on its validation rows, `cost_curve` on its test rows, and what is written
-of both."""
+"""Which missing modality to obtain next, for a run: `missing` is learned on its validation rows, `cost_curve` is
+measured on its test rows, and both are written into files."""
 
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -24,36 +24,36 @@ from .run_folder import in_place, write_json
 
 CURVE = "cost_curve"  # .json and .png in the folder of a run
 LEARNED_ROWS = 1000  # at most: memory and time grow with their square
-MORE_ROWS = 300  # training rows that help where there are few others
-CERTAIN = 2.0  # standard errors by which a set of modalities must be worse than no look at all, to be refused
+MORE_ROWS = 300  # training rows that are added where there are few validation rows
+CERTAIN = 2.0  # a set of modalities is refused if it is worse than a constant answer by so many standard errors
 BATCH = 32
 
 
 def open_part(run: str, part: str, rows: int = LEARNED_ROWS) -> Evaluator:
-    """The checkpoint of a run, and a part of its data: so many rows at most, drawn at random."""
+    """Opens the checkpoint of a run and one part of its data: at most `rows` rows, drawn at random."""
     evaluator, name, _ = open_checkpoint(*parse_arguments("", words=[run, "--split", part, "--max_rows", str(rows)]))
     evaluator.splits = {part: evaluator.splits[name]}
     return evaluator
 
 
 def batches_of(evaluator: Evaluator) -> Iterable[dict[str, Any]]:
-    """The batches of its only part."""
+    """The batches of the only part of an evaluator."""
     (part,) = evaluator.splits
     return evaluator.loader(part, evaluator.collator)
 
 
 def learn_missing(run: str) -> Missing:
-    """What missing modalities bring, learned from the validation rows of a run; where these are few, from training
-    rows too.
+    """Learns from the validation rows of a run what each missing modality would add. If there are few validation
+    rows, it uses training rows too.
 
     Raises:
-        ValueError: the run has no validation part or no labels, its model gives neither classes nor numbers, or it
-            says nothing sensible where a modality is missing, see `check_absence`.
+        ValueError: the run has no validation part or no labels, its model predicts neither classes nor numbers, or
+            its answers are useless when a modality is missing, see `check_absence`.
     """
     if not (Path(run) / "recipe.json").is_file():
         raise ValueError(
-            f"What missing modalities bring is learned from the validation rows of a run, and {run} has no "
-            "recipe.json that names them."
+            f"What a missing modality would add is learned from the validation rows of a run, and {run} has no "
+            "recipe.json that says which rows these are: name the folder of a run."
         )
     evaluator = open_part(run, "validation")
     heads = {name: head for name, (_, head) in answering_heads(evaluator.model).items()}
@@ -62,8 +62,8 @@ def learn_missing(run: str) -> Missing:
     if len(rows) < FEW_ROWS:
         batches = chain(batches, batches_of(open_part(run, "train", MORE_ROWS)))
         notes.append(
-            f"Of {len(rows)} validation rows little can be learned: up to {MORE_ROWS} training rows were taken too. "
-            "Of these the model knows more than of new ones, so that the gains may be too large."
+            f"There are only {len(rows)} validation rows, so up to {MORE_ROWS} training rows were used too. "
+            "The model has seen the training rows, so the gains may be too large."
         )
     missing = Missing(evaluator.tasks_by_name, heads, look(evaluator.model, batches))
     missing.warnings = [*notes, *missing.warnings, *check_absence(evaluator.model, missing)]
@@ -71,11 +71,11 @@ def learn_missing(run: str) -> Missing:
 
 
 def check_absence(model: Any, missing: Missing) -> list[str]:
-    """What is to be said of a model that was not trained with `modality_dropout`: what it answers without a modality
-    is what is compared.
+    """Warnings for a model that was trained without `modality_dropout`: it never learned to answer without a modality,
+    and such answers are what is compared here.
 
     Raises:
-        ValueError: without it the answers are worse than the best constant.
+        ValueError: without a modality its answers are worse than the best constant answer.
     """
     rates = model.config.fusion_module_config.modality_dropout
     always = np.asarray(missing.answers.present.all(0)).tolist()
@@ -95,25 +95,25 @@ def check_absence(model: Any, missing: Missing) -> list[str]:
         if len(behind) > 1 and behind.mean() > CERTAIN * behind.std(ddof=1) / np.sqrt(len(behind)):
             raise ValueError(
                 f"With {', '.join(sorted(seen))} alone the answers are worse than one constant answer "
-                f"({np.nanmean(missing.score[seen]):.3f} against {np.nanmean(guess):.3f}): the model was trained with "
-                f"modality_dropout 0 for {', '.join(never)}, and has not learned to do without. Train it with "
-                "--modality_dropout 0.3."
+                f"({np.nanmean(missing.score[seen]):.3f} against {np.nanmean(guess):.3f}). The model was trained with "
+                f"modality_dropout 0 for {', '.join(never)}, so it has not learned to answer without these. Train it "
+                "with --modality_dropout 0.3."
             )
     return [
-        f"The model was trained with modality_dropout 0 for {', '.join(never)}: it has not learned to do without, and "
-        "the gains of obtaining them may look larger than they are."
+        f"The model was trained with modality_dropout 0 for {', '.join(never)}, so it has not learned to answer "
+        "without these. The gains of obtaining them may look larger than they are."
     ]
 
 
 def read_prices(text: str | None, names: Mapping[str, str]) -> dict[str, float]:
-    """Prices by modality, of `vision=5,audio=1`.
+    """Reads prices by modality from a text such as `vision=5,audio=1`.
 
     Args:
-        text: None for none.
-        names: modalities by what they may be called, see `names_of_modalities`.
+        text: the prices; None: there are none.
+        names: modalities by the names that the user may use, see `names_of_modalities`.
 
     Raises:
-        ValueError: another form, or a name that nobody knows.
+        ValueError: the text has another form, or a name is unknown.
     """
     prices: dict[str, float] = {}
     for part in (text or "").split(",") if text else ():
@@ -128,19 +128,18 @@ def read_prices(text: str | None, names: Mapping[str, str]) -> dict[str, float]:
 
 
 def known_name(name: str, names: Mapping[str, str], flag: str) -> str:
-    """The modality that is meant by a name; see `names_of_modalities`.
+    """The modality that a name means; see `names_of_modalities`.
 
     Raises:
-        ValueError: nobody knows it.
+        ValueError: the name is unknown.
     """
     if name not in names:
-        raise ValueError(f"--{flag} names {name!r}; known are {', '.join(names)}.{did_you_mean(name, names)}")
+        raise ValueError(f"--{flag} names {name!r}. Known names: {', '.join(names)}.{did_you_mean(name, names)}")
     return names[name]
 
 
 def names_of_modalities(columns: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Modalities by what they may be called, of their columns: by their names, and by a column that is their only
-    one."""
+    """Modalities by the names that the user may use: the modality's own name, and its column if it has only one."""
     alone = {of_name[0]: name for name, of_name in columns.items() if len(of_name) == 1}
     return {**alone, **{name: name for name in columns}}
 
@@ -155,25 +154,25 @@ def missing_section(
     given: Sequence[str] | None = None,
     missing: Missing | None = None,
 ) -> dict[str, Any]:
-    """The section `missing` of evidence.json: for each row what the modalities that it lacks are expected to bring,
-    and with prices or `until` what to obtain next.
+    """The section `missing` of evidence.json: for each row the expected gain of each modality that it lacks, and, if
+    there are prices or `until`, which one to obtain next.
 
     Args:
-        run: folder of the run, whose validation rows are learned from.
+        run: folder of the run; its validation rows are used to learn.
         model, collator: of the rows.
         rows: as the collator takes them, each with its `row_id`.
         prices: as `read_prices` takes them.
-        until: the score to expect at which an answer is sure enough, at most 1.
-        given: modalities that rows have from the beginning; not None: the curve of score against price is measured on
-            the run's test rows too, see `write_cost_curve`.
-        missing: what was learned before; None: it is learned.
+        until: an answer is sure enough once its expected score reaches this value, at most 1.
+        given: modalities that rows have from the beginning. If it is not None, the curve of score against price is
+            also measured on the run's test rows, see `write_cost_curve`.
+        missing: what was learned before; None: it is learned now.
     """
     if until is not None and not until <= 1:
-        raise ValueError(f"--until must be at most 1, at which no error is left; got {until}.")
+        raise ValueError(f"--until must be at most 1 (1 means that no error is left), got {until}.")
     parts = {name: reader_of(name).data_columns(collator.columns) for name in model.config.modalities}
     names = names_of_modalities(parts)
     by_modality, plans = read_prices(prices, names), prices is not None or until is not None
-    answering_heads(model)  # else it is refused before anything is opened
+    answering_heads(model)  # refuses other heads before anything is opened
     missing = learn_missing(run) if missing is None else missing
     batches = (collator(list(rows[start : start + BATCH])) for start in range(0, len(rows), BATCH))
     answers = look(model, batches, [Coalition(missing.modalities)])
@@ -196,7 +195,7 @@ def missing_section(
 
 
 def scale_of(missing: Missing) -> list[dict[str, Any]]:
-    """By task what 1 of the score is in its unit, and what 0 is."""
+    """For each task: what a score of 1 means in the unit of the task, and what a score of 0 means."""
     scores = missing.scores
     return [
         {"task": name, "unit": task.row_score, "one_is": scores.units[name], "zero_is": scores.zeros[name]}
@@ -205,7 +204,8 @@ def scale_of(missing: Missing) -> list[dict[str, Any]]:
 
 
 def lines_of_missing(section: Mapping[str, Any]) -> list[str]:
-    """What was found, for the terminal: by what rows lack, the mean gain of each, and how many ask for it next."""
+    """The result, for the terminal. Rows that lack the same modalities share a line: the mean gain of each modality,
+    and for how many rows it is the next one to obtain."""
     lines = []
     by_lack: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for row in section["rows"]:
@@ -231,12 +231,12 @@ def lines_of_missing(section: Mapping[str, Any]) -> list[str]:
 def write_cost_curve(
     run: str, missing: Missing, prices: Mapping[str, float] | None = None, start: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Measures on the test rows of a run what the plan gives for which price, and writes it beside the checkpoint, as
-    JSON and as a picture. The report of `mm_hf evaluate` shows it.
+    """Measures on the test rows of a run which score the plan reaches at which price. Writes it beside the checkpoint,
+    as JSON and as a picture. The report of `mm_hf evaluate` shows it.
 
     Args:
         run: folder of the run.
-        missing: what was learned of its validation rows.
+        missing: what was learned from its validation rows.
         prices, start: see `cost_curve`.
     """
     curve = cost_curve(missing, answers_of_part(run, "test", start), start, prices)
@@ -248,13 +248,13 @@ def write_cost_curve(
 
 
 def kept_curve(run: str) -> dict[str, Any] | None:
-    """What `write_cost_curve` wrote; None where nothing is there."""
+    """What `write_cost_curve` wrote; None if there is no file."""
     file = Path(run) / f"{CURVE}.json"
     return read_json(file) if file.is_file() else None
 
 
 def answers_of_part(run: str, part: str = "test", start: Collection[str] = ()) -> CoalitionAnswers:
-    """What the model of a run says of a part, with all sets of modalities that hold `start`."""
+    """The answers of a run's model to one part, for every set of modalities that contains `start`."""
     evaluator = open_part(run, part)
     sets = coalitions_of(evaluator.model.config.modalities, start)
     return look(evaluator.model, batches_of(evaluator), sets)

@@ -1,4 +1,4 @@
-"""What a recipe is built into: the processor, the head, the model."""
+"""Builds the processor, the head and the model of a recipe."""
 
 from dataclasses import replace
 from typing import Any, cast
@@ -32,7 +32,7 @@ from .start_parts import processor_from
 
 
 def fit_settings(data_args: DataArguments, cells: str | None) -> dict[str, Any]:
-    """What a recipe says of the parts of a processor that are learned from the training rows; see
+    """The settings in a recipe for those parts of a processor that are learned from the training rows; see
     `ModalityReader.fit`. For `cells` see `cells_of_run`."""
     keys = ("on_error", "category_columns", "decimal", "date_format")
     given = {key: getattr(data_args, key) for key in keys}
@@ -40,10 +40,10 @@ def fit_settings(data_args: DataArguments, cells: str | None) -> dict[str, Any]:
 
 
 def fit_parts(data_args: DataArguments, splits: Any, cells: str | None) -> dict[str, Any]:
-    """The parts of a processor that are learned from the training rows, as arguments of it.
+    """The parts of a processor that are learned from the training rows, as arguments for it.
 
     Raises:
-        ValueError: columns that cannot be read as they are, all of them.
+        ValueError: some columns cannot be read as they are; the message lists all of them.
     """
     columns = columns_in_use(data_args)
     fitted: dict[str, Any] = {}
@@ -69,13 +69,13 @@ def fit_parts(data_args: DataArguments, splits: Any, cells: str | None) -> dict[
 def with_other_refusals(
     error: ValueError, data_args: DataArguments, columns: Columns, seed: int, cells: str | None
 ) -> ValueError:
-    """An error of the labels, and beside it what would be refused of the other columns once they are mended; arguments
-    as of `load_parts`."""
+    """An error about the labels, together with the errors about other columns that would come after it is fixed.
+    Arguments as for `load_parts`."""
     try:
         fit_parts(data_args, load_parts(data_args, replace(columns, label=None, weight=None), seed, [], cells), cells)
     except ValueError as other:
         return together([error, other])
-    except Exception:  # the labels are what somebody has to mend first
+    except Exception:  # the labels have to be fixed first
         return error
     return error
 
@@ -88,9 +88,9 @@ def build_processor(
     defaults_version: int,
     start: Start | None = None,
 ) -> MMFusionProcessor:
-    """The encoders' own processors, with the sizes that the recipe asks for, and what the columns of the table and the
-    channels of time series are like in the training part. Bad values of these are passed over: `check_rows` tells
-    them. Of a run that starts from a checkpoint, the processor of that, as far as it fits."""
+    """The encoders' own processors, with the sizes that the recipe asks for, and the statistics of table columns and
+    of time series channels in the training part. Bad values in these are ignored here: `check_rows` reports them. A
+    run that starts from a checkpoint uses the checkpoint's processor, as far as it fits."""
     encoders = {name: encoder_of(model_args, name) for name in pretrained_modalities()}
     fitted = fit_parts(data_args, splits, cells)
     background = model_args.image_background or ("white" if defaults_version > 1 else None)
@@ -113,7 +113,7 @@ def build_processor(
     )
     if data_args.max_text_length is not None:
         longest = data_args.max_text_length
-        if model_args.text_encoder is not None:  # nothing is longer than what the encoder can place
+        if model_args.text_encoder is not None:  # a text cannot be longer than the encoder has positions
             config = part_of_composite(AutoConfig.from_pretrained(model_args.text_encoder), Text.name)
             longest = min(longest, longest_text(config) or longest)
         processor.tokenizer.model_max_length = longest
@@ -121,8 +121,8 @@ def build_processor(
 
 
 def head_arguments(run: Run, losses: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the head of a run answers, as the model's config takes it; `losses`: `Task.loss_arguments` of each of its
-    tasks."""
+    """What the head of a run predicts, in the form of the model's config. `losses`: `Task.loss_arguments` of each of
+    its tasks."""
     args = run.model_args
     if not run.several:
         return {**run.task.head_arguments(run), **losses[0]}
@@ -146,7 +146,7 @@ def head_of(run: Run) -> type[MMFusionPreTrainedModel]:
 
 
 def build_model(run: Run, losses: list[dict[str, Any]]) -> MMFusionPreTrainedModel:
-    """The recipe's model as it starts; arguments as for `head_arguments`."""
+    """The recipe's model at the start of training; arguments as for `head_arguments`."""
     args = run.model_args
     if run.start is not None:
         given = {"attn_implementation": args.attn_implementation} if args.attn_implementation else {}
@@ -163,7 +163,8 @@ def build_model(run: Run, losses: list[dict[str, Any]]) -> MMFusionPreTrainedMod
 
 
 def build_fresh(run: Run, losses: list[dict[str, Any]]) -> MMFusionPreTrainedModel:
-    """The recipe's model of pretrained encoders, with fresh fusion and head; arguments as for `head_arguments`."""
+    """The recipe's model with pretrained encoders, a fresh fusion and a fresh head; arguments as for
+    `head_arguments`."""
     args = run.model_args
     head = head_arguments(run, losses)
     line = linear_settings(head) if args.fusion == LINEAR else {}
@@ -202,8 +203,8 @@ def build_fresh(run: Run, losses: list[dict[str, Any]]) -> MMFusionPreTrainedMod
 
 
 def asked_before(run: Run) -> str | None:
-    """The modality that asks as runs did it before version 3 of the defaults: the first one, and a table in place of
-    pictures; None where the model is left to choose, or the head does."""
+    """The query modality that runs used before version 3 of the defaults: the first one, but the table instead of
+    pictures. None if the model or the head chooses it."""
     modalities = list(columns_by_modality(run.data_args))
     chosen_by_head = any(task.transcribes for task in run.tasks)
     if run.train_args.defaults_version != 2 or Text.name in modalities or chosen_by_head:
@@ -212,8 +213,8 @@ def asked_before(run: Run) -> str | None:
 
 
 def fresh_configs(processor: MMFusionProcessor, width: int, args: ModelArguments) -> dict[str, Any]:
-    """The configs of encoders that start from random weights, as a model takes them: of those that the processor has
-    parts for, with tokens of this width."""
+    """The configs of encoders that start from random weights, in the form that a model takes: one for each modality
+    that the processor has a part for, with tokens of this width."""
     configs: dict[str, Any] = {}
     for name, modality in MODALITIES.items():
         extra = getattr(processor, "extra_parts", None) or {}
@@ -229,6 +230,6 @@ def fresh_configs(processor: MMFusionProcessor, width: int, args: ModelArguments
 
 
 def merge_adapters(run: Run, model: MMFusionPreTrainedModel):
-    """Takes low-rank adapters into the weights, so that the checkpoint is an ordinary one."""
+    """Merges low-rank adapters into the weights, so that the checkpoint is an ordinary one."""
     if run.model_args.lora is not None:
         merge_lora(model)

@@ -1,8 +1,9 @@
-"""Keys of a recipe that take a value, or one for each modality: `learning_rate: {default: 1e-4, vision: 1e-5}`.
+"""Keys of a recipe that take one value, or one value per modality: `learning_rate: {default: 1e-4, vision: 1e-5}`.
 
-Recipes and flags are brought into the short forms (`learning_rate: 1e-4`, `vision_learning_rate: 1e-5`), which all
-else reads and recipe.json keeps. What has no short form, as of a modality from outside the package, stays a dict; its
-columns have a key of their own, which its reader says, and stand under `columns` all the same.
+Recipes and flags are changed into short forms (`learning_rate: 1e-4`, `vision_learning_rate: 1e-5`). The rest of the
+code reads these forms, and recipe.json keeps them. A value without a short form stays in a dict: this is so for a
+modality from outside the package. Its columns have their own key, which its reader names, but they are kept under
+`columns`.
 """
 
 import sys
@@ -14,34 +15,35 @@ from ..models.names import did_you_mean, shown
 from .values import checked_value, number_of
 
 
-# The registries are imported where they are asked: they load torch, and `--help` does without.
+# The registries are imported inside the functions that use them: they load torch, and `--help` does not need it.
 
-DEFAULT = "default"  # in such a dict: of all modalities that are not named
+DEFAULT = "default"  # key in such a dict: the value for all modalities that are not named
 
 
 def modalities() -> list[str]:
-    """The modalities that there are, those from outside among them, in the order of a model's."""
+    """All registered modalities, also those from outside, in the order that a model uses."""
     from ..models.modality import MODALITIES
 
     return list(MODALITIES)
 
 
 def pretrained_modalities() -> list[str]:
-    """Those of them whose encoder comes from elsewhere."""
+    """The modalities with a pretrained encoder."""
     from ..models.modality import MODALITIES
 
     return [name for name, modality in MODALITIES.items() if modality.pretrained]
 
 
 def column_keys(name: str) -> tuple[str, ...]:
-    """The keys of a recipe that name a modality's columns, the usual one first."""
+    """The recipe keys that name a modality's columns; the usual key comes first."""
     from ..data.modalities import reader_of
 
     return reader_of(name).column_keys
 
 
 def words_for_columns() -> dict[str, str]:
-    """Beside the names of modalities what a dict of columns may say: `image` and `video`, by their keys."""
+    """The words that a dict of columns may use in addition to the names of modalities, such as `image` and `video`,
+    with their keys."""
     from ..models.modality import MODALITIES
 
     packaged = [name for name, modality in MODALITIES.items() if not modality.extra]
@@ -49,8 +51,9 @@ def words_for_columns() -> dict[str, str]:
 
 
 def keys_from_outside() -> dict[str, str]:
-    """The keys, and flags, that name the columns of modalities from outside, and their modalities: a recipe has such
-    columns under `columns`. Nothing is loaded to find them: where the registries are not, nobody registered any."""
+    """The keys (also flags) that name the columns of modalities from outside, with the modality of each. A recipe
+    keeps such columns under `columns`. This loads nothing: if the registries are not loaded, nothing was
+    registered."""
     known = sys.modules.get("mm_hf.data.modalities")
     if known is None:
         return {}
@@ -59,13 +62,14 @@ def keys_from_outside() -> dict[str, str]:
 
 
 def key_of_part(part: str) -> str:
-    """The key of a recipe that names the columns of a part, see `Columns.named`."""
+    """The recipe key that names the columns of a part, see `Columns.named`."""
     outside = {name: key for key, name in reversed(keys_from_outside().items())}
     return {**words_for_columns(), **outside}.get(part, "columns" if part in modalities() else f"{part}_column")
 
 
 def short_keys(name: str) -> tuple[str, ...]:
-    """The keys that name a modality's columns and are flags too; none of one from outside: `columns` names these."""
+    """The keys that name a modality's columns and are flags too. A modality from outside has none: `columns` names its
+    columns."""
     from ..models.modality import modality_of
 
     return () if modality_of(name).extra else column_keys(name)
@@ -77,7 +81,7 @@ def usual_key(name: str) -> str:
 
 
 def of_rates() -> dict[str, str]:
-    """Beside the names of modalities what a dict of learning rates may say."""
+    """The words that a dict of learning rates may use in addition to the names of modalities."""
     return {"encoders": "encoder_learning_rate", "decoder": "decoder_learning_rate"}
 
 
@@ -87,11 +91,11 @@ class Family:
 
     Args:
         key: its name.
-        form: of such a dict, for messages.
-        short: the short form of a modality's; where there is no such key, the dict keeps it.
-        default: the key that `default` stands for, "" where the dict keeps it; None: it cannot be given.
-        others: what the dict may say beside the names of modalities, with its short forms.
-        rest: the key of the dict that is kept; left out, the same one.
+        form: an example of such a dict, for messages.
+        short: gives the short form for a modality. If there is no key of this name, the value stays in the dict.
+        default: the key that `default` stands for; "": the value stays in the dict; None: `default` is not allowed.
+        others: other words that the dict may use, with their short forms.
+        rest: the key of the dict that is kept; left out, `key`.
     """
 
     key: str
@@ -102,10 +106,10 @@ class Family:
     rest: str = ""
 
     def short_form(self, name: Any) -> str:
-        """The short form of one name in the dict; "" where the dict keeps it.
+        """The short form of one name in the dict; "" if the value stays in the dict.
 
         Raises:
-            ValueError: nobody knows the name.
+            ValueError: the name is unknown.
         """
         others, known = self.others(), modalities()
         if name == DEFAULT and self.default is not None:
@@ -117,10 +121,10 @@ class Family:
         return others[name]
 
     def spelled(self, given: Any) -> dict[str, Any]:
-        """What a recipe gives, as a dict.
+        """The value in a recipe as a dict.
 
         Raises:
-            ValueError: it is none, and no value for all.
+            ValueError: it is no dict, and the key does not allow one value for all modalities.
         """
         if isinstance(given, dict):
             return given
@@ -144,7 +148,7 @@ FAMILIES = (
     Family("pooling", "{text: mean}", "{}_pooling".format, default=""),
     COLUMNS,
 )
-AUGMENT, EXTRA_AUGMENT = "augment", "extra_augment"  # the key, and what it says of modalities from outside
+AUGMENT, EXTRA_AUGMENT = "augment", "extra_augment"  # the key, and the key for modalities from outside
 KEPT = [*(family.rest or family.key for family in FAMILIES), EXTRA_AUGMENT]  # keys of the dicts that are kept
 
 
@@ -153,10 +157,10 @@ def short_forms(values: Mapping[str, Any], known: Collection[str]) -> dict[str, 
 
     Args:
         values: by key.
-        known: the keys that there are.
+        known: all keys that exist.
 
     Raises:
-        ValueError: a name that nobody knows, a plain value where none can be, or a key that is given in both forms
+        ValueError: a name is unknown, a single value is given where a dict is needed, or a key is given in both forms
             with different values.
     """
     values = with_columns_from_outside(values)
@@ -172,8 +176,8 @@ def short_forms(values: Mapping[str, Any], known: Collection[str]) -> dict[str, 
             if family is COLUMNS and None in listed(value):
                 place, count = listed(value).index(None) + 1, len(listed(value))
                 raise ValueError(
-                    f"{family.key}: place {place} of {count} of {name} is null: name its column; "
-                    '"" is for a place that no column fills.'
+                    f"{family.key}: place {place} of {count} of {name} is null. Name its column, or write "
+                    '"" for a place without a column.'
                 )
             if short not in known or (short == family.key and name != DEFAULT):
                 kept[name] = value
@@ -206,7 +210,7 @@ def short_forms(values: Mapping[str, Any], known: Collection[str]) -> dict[str, 
 
 
 def with_columns_from_outside(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values with the columns of modalities from outside under `columns`, whatever key gave them.
+    """The values, with the columns of modalities from outside moved under `columns`.
 
     Raises:
         ValueError: both forms are given, with different columns.
@@ -228,12 +232,12 @@ def with_columns_from_outside(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def augmentations(given: dict[Any, Any], others: Mapping[str, Any]) -> dict[str, Any]:
-    """`augment` by modality in its short forms: `augment` itself of pictures, `token_dropout` of texts and so on; what
-    it says of modalities from outside goes to their readers.
+    """`augment` by modality in its short forms: `augment` for pictures, `token_dropout` for texts and so on. Values
+    for modalities from outside go to their readers.
 
     Raises:
-        ValueError: a name that nobody knows, a modality that nothing changes at random, or a short form that is given
-            too, with another value.
+        ValueError: a name is unknown, a modality has no augmentation, or the short form is given too, with another
+            value.
     """
     from ..data.modalities import reader_of
 
@@ -244,7 +248,7 @@ def augmentations(given: dict[Any, Any], others: Mapping[str, Any]) -> dict[str,
         key = reader_of(name).augmentation
         if key is None:
             can = [other for other in modalities() if reader_of(other).augmentation is not None]
-            raise ValueError(f"{AUGMENT} names {name}, whose items nothing changes at random; it can be {can}.")
+            raise ValueError(f"{AUGMENT} names {name}, which has no augmentation. Modalities that have one: {can}.")
         if not short_keys(name):
             by_key.setdefault(EXTRA_AUGMENT, {})[name] = value
             continue
@@ -257,11 +261,11 @@ def augmentations(given: dict[Any, Any], others: Mapping[str, Any]) -> dict[str,
 
 
 def frozen(given: dict[Any, Any]) -> bool | list[str] | dict[str, bool]:
-    """Which encoders are frozen, from truth values by modality: all, some, or all but some, which stays a dict until
-    the modalities are known.
+    """Which encoders are frozen, from true and false by modality: all, a list, or (all except some) a dict, which is
+    kept until the modalities are known.
 
     Raises:
-        ValueError: a name that nobody knows, or a value that is neither true nor false.
+        ValueError: a name is unknown, or a value is neither true nor false.
     """
     known = [DEFAULT, *modalities()]
     for name in given:
@@ -274,15 +278,15 @@ def frozen(given: dict[Any, Any]) -> bool | list[str] | dict[str, bool]:
 
 
 def refuse_name(key: str, name: Any, known: list[str]):
-    """Raises ValueError about a name that nobody knows."""
+    """Raises ValueError about an unknown name."""
     raise ValueError(
-        f"{key} names {shown(name)}; known are {', '.join(known)}.{did_you_mean(name, known)} A modality from outside "
-        "mm_hf has to be imported: --import FILE."
+        f"{key} names {shown(name)}. Known names: {', '.join(known)}.{did_you_mean(name, known)} A modality from "
+        "outside mm_hf has to be imported: --import FILE."
     )
 
 
 def is_same(one: Any, other: Any) -> bool:
-    """Whether two values of a recipe stand for the same: `front` and `[front]`, `1e-5` and `0.00001`."""
+    """Whether two values of a recipe mean the same: `front` and `[front]`, `1e-5` and `0.00001`."""
 
     def plain(value: Any) -> list[Any]:
         numbers = [number_of(part) if isinstance(part, str) else part for part in listed(value)]
@@ -292,12 +296,12 @@ def is_same(one: Any, other: Any) -> bool:
 
 
 def listed(value: Any) -> list[Any]:
-    """One value, or several, as a list; none for None."""
+    """One value or several as a list; None gives an empty list."""
     return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
 
 
 def over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a recipe with others above them. Of dicts that are kept by modality, each value counts alone."""
+    """The values of `below`, overridden by those of `above`. Dicts by modality are merged value by value."""
     merged = {**below, **above}
     for key in KEPT:
         if isinstance(below.get(key), dict) and isinstance(above.get(key), dict):
@@ -305,23 +309,23 @@ def over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-# What a recipe says of one modality
+# What a recipe says about one modality
 
 
 def encoder_of(model_args: Any, name: str) -> Any:
-    """Hub id or folder of a modality's encoder; None where the recipe names none."""
+    """Hub id or folder of a modality's encoder; None if the recipe names none."""
     return getattr(model_args, f"{name}_encoder", None) or (model_args.encoders or {}).get(name)
 
 
 def columns_of(data_args: Any, name: str) -> list[str]:
-    """The columns of a modality in a recipe; "" is a place that no column fills."""
+    """The columns of a modality in a recipe; "" is a place without a column."""
     if name in (data_args.columns or {}):
         return list(data_args.columns[name])
     return [column for key in short_keys(name) for column in listed(getattr(data_args, key))]
 
 
 def columns_by_modality(data_args: Any) -> dict[str, list[str]]:
-    """The columns of each modality that has some, in the order of a model's modalities."""
+    """The columns of each modality that has any, in the order that a model uses."""
     named = {name: [column for column in columns_of(data_args, name) if column] for name in modalities()}
     return {name: columns for name, columns in named.items() if columns}
 
@@ -332,10 +336,10 @@ def key_in_use(data_args: Any, name: str) -> str:
 
 
 def check_columns(data_args: Any):
-    """Refuses columns of which no modality can make its items.
+    """Refuses columns that a modality cannot use.
 
     Raises:
-        ValueError: one that is named twice, or more or fewer than an item is made of.
+        ValueError: a column is named twice, or there are more or fewer columns than one item needs.
     """
     from ..data.modalities import reader_of
 
@@ -345,16 +349,16 @@ def check_columns(data_args: Any):
             raise ValueError(f"{key} names a column twice: {columns}.")
         if parts and len(columns) != len(parts):
             raise ValueError(
-                f"--{key_of_part(name)} names {columns} for {name}, which is made of {len(parts)} columns, "
-                f"{', '.join(parts)}: name these, in this order."
+                f"--{key_of_part(name)} names {columns} for {name}. One item of {name} needs {len(parts)} columns: "
+                f"{', '.join(parts)}. Name these, in this order."
             )
 
 
 def check_values_used(model_args: Any, data_args: Any, train_args: Any):
-    """Refuses a value for a modality that the rows do not have: nobody would miss it.
+    """Refuses a value for a modality that the rows do not have: it would be ignored in silence.
 
     Raises:
-        ValueError: naming the key, the modality, and those that there are.
+        ValueError: names the key, the modality, and the modalities that the rows have.
     """
     named = list(columns_by_modality(data_args))
     extra_rates = train_args.extra_learning_rates or {}
@@ -368,11 +372,11 @@ def check_values_used(model_args: Any, data_args: Any, train_args: Any):
     }
     for key, names in given.items():
         if unused := [name for name in modalities() if name in names and name not in named]:
-            raise ValueError(f"{key} names {unused}, and the rows have {named} alone: leave it out.")
+            raise ValueError(f"{key} names {unused}, but the rows have only {named}: leave it out.")
 
 
 def missing_columns(data_args: Any, names: Collection[str]) -> list[str]:
-    """The flags of those of these modalities whose columns nobody names; "" says that there is none."""
+    """The flags for those modalities whose columns are not named. (The value "" says that there is no column.)"""
     missing = []
     for name in names:
         keys = short_keys(name)
@@ -382,11 +386,11 @@ def missing_columns(data_args: Any, names: Collection[str]) -> list[str]:
 
 
 def places_of(parts: Mapping[str, list[str]], columns: Any = None) -> dict[str, Any]:
-    """How many items of each modality a row may have, as the model's config takes it.
+    """How many items of each modality a row may have, in the form of the model's config.
 
     Args:
         parts: see `MultimodalCollator`.
-        columns: of the data set (`Columns`): they say which of the pictures are frames of a video.
+        columns: the columns of the data set (`Columns`). They say which pictures are frames of a video.
     """
     from ..models.modality import modality_of
     from ..models.vision import Vision
@@ -400,16 +404,16 @@ def places_of(parts: Mapping[str, list[str]], columns: Any = None) -> dict[str, 
 
 
 def poolings_of(model_args: Any, names: Collection[str]) -> dict[str, str] | None:
-    """How one vector is read from the tokens of these modalities, where the recipe says so."""
+    """How one vector is read from the tokens of these modalities, if the recipe says so."""
     asked = model_args.pooling or {}
     short = {name: getattr(model_args, f"{name}_pooling", None) for name in names}
     poolings = {name: short[name] or asked.get(name, asked.get(DEFAULT)) for name in names}
     unused = sorted(set(asked) - {DEFAULT, *names})
     if unused:
-        raise ValueError(f"pooling names {unused}, and the rows have {sorted(names)} alone: leave it out.")
+        raise ValueError(f"pooling names {unused}, but the rows have only {sorted(names)}: leave it out.")
     return {name: how for name, how in poolings.items() if how} or None
 
 
 def windows_asked(model_args: Any) -> int | None:
-    """How many windows a long text becomes; None where it is cut."""
+    """How many windows a long text becomes; None if it is cut."""
     return (model_args.text_windows or 4) if model_args.long_text == "windows" else None

@@ -1,4 +1,4 @@
-"""Learns from the validation part how sure a model's answers are, and keeps it in its config; see `Confidence`."""
+"""Learns from the validation part how sure a model's answers are, and keeps that in its config; see `Confidence`."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -21,18 +21,20 @@ from .run_folder import write_json
 
 
 VALIDATION = "validation"
-# Validation rows from which a run is calibrated that was not asked to be. On made rows a temperature of so many does
-# no harm on average (-log of the probability of the truth +.0004, at worst +.008, where none was needed; of 20 rows
-# +.01 and +.1), and takes off nearly all that can be taken off where one was.
+# With so many validation rows or more, a run is calibrated even if the recipe does not say so. Measured on simulated
+# rows: if no calibration was needed, a temperature fitted to 200 rows adds .0004 to the negative log-likelihood on
+# average (at worst .008); with 20 rows it adds .01 (at worst .1). If one was needed, it removes nearly all of the
+# error that a temperature can remove.
 BY_ITSELF = 200
-COVERAGE = 0.9  # that a run measures by itself; any other one is asked of `mm_hf evaluate`, `predict` or a pipeline
+COVERAGE = 0.9  # a run measures this coverage; `mm_hf evaluate`, `predict` and pipelines take other values
 
 
 def confidences_of(run: Evaluator, predictions: Predictions) -> dict[str | None, Confidence]:
-    """By task, None for the only one, what predictions of the validation part say.
+    """Learns the confidence of each task from predictions for the validation part. The key is the task's name, None if
+    there is only one task.
 
     Raises:
-        ValueError: a task that has no probabilities, sets or intervals, or too few rows.
+        ValueError: a task has no probabilities, sets or intervals, or there are too few rows.
     """
     refuse_tasks(run)
     confidences: dict[str | None, Confidence] = {}
@@ -46,42 +48,42 @@ def confidences_of(run: Evaluator, predictions: Predictions) -> dict[str | None,
 
 
 def refuse_tasks(run: Evaluator):
-    """Refuses a model of whose answers validation rows cannot tell how sure they are.
+    """Refuses a model with a task that cannot be calibrated.
 
     Raises:
-        ValueError: naming the task.
+        ValueError: names the task.
     """
     for task in run.tasks:
         if not task.can_be_calibrated:
             raise ValueError(
-                f"calibrate is for classes and numbers, and the task is {task.name!r}: it has no probabilities, sets "
-                "or intervals that validation rows could tell anything of."
+                f"calibrate is for classes and numbers, but the task is {task.name!r}: it has no probabilities, sets "
+                "or intervals to calibrate. Leave calibrate out."
             )
 
 
 def check_calibration(run: Run):
-    """Refuses `calibrate: true` before a run trains that could not be calibrated.
+    """Refuses `calibrate: true` before the training if the run could not be calibrated.
 
     Raises:
-        ValueError: naming what is in the way.
+        ValueError: names the reason.
     """
     refuse_tasks(run)
     if run.data_args.folds or run.data_args.fold is not None:
         raise ValueError(
-            "calibrate is true, and with folds the last model learns all rows: none is left that could tell how sure "
-            "it is. Leave one of the two out."
+            "calibrate is true, but with folds the last model is trained on all rows, so no row is left to calibrate "
+            "it on. Leave one of the two out."
         )
     for alone in run.alone():
         labelled = labelled_rows(alone)
         if labelled < LEAST_ROWS:
             raise ValueError(
-                f"calibrate needs at least {LEAST_ROWS} validation rows with a label in {alone.label!r}, and there "
-                f"are {labelled}: validation_fraction cuts more of them."
+                f"calibrate needs at least {LEAST_ROWS} validation rows with a label in {alone.label!r}, but there "
+                f"are {labelled}: a larger validation_fraction gives more."
             )
 
 
 def set_heads(run: Evaluator):
-    """Gives each task the head of the run's model, which knows how sure it is."""
+    """Gives each task the head of the run's model, which holds the confidence."""
     config = run.model.config
     for task in run.tasks:
         head = config.task_heads[str(task.column)] if run.several else head_of_config(config, task.name)
@@ -89,10 +91,10 @@ def set_heads(run: Evaluator):
 
 
 def calibrate_run(run: Run) -> bool:
-    """Calibrates the model of a run that has trained, in memory and in its folder. All processes call it.
+    """Calibrates the trained model of a run, in memory and in its folder. All processes call it.
 
     Returns:
-        whether it did; where it could not, it says why.
+        whether it did. If it could not, it prints why.
     """
     asked = run.train_args.calibrate
     if asked is False or (asked is None and not calibrates_by_itself(run)):
@@ -114,7 +116,7 @@ def calibrate_run(run: Run) -> bool:
 
 
 def calibrates_by_itself(run: Run) -> bool:
-    """Whether a run is calibrated whose recipe says nothing of it."""
+    """Whether a run is calibrated if its recipe does not say."""
     if run.train_args.defaults_version < 3 or run.data_args.fold is not None:
         return False
     return all(alone.task.can_be_calibrated and labelled_rows(alone) >= BY_ITSELF for alone in run.alone())
@@ -138,7 +140,8 @@ def lines_of(confidences: Mapping[str | None, Confidence]) -> list[str]:
 
 
 def keep_confidences(folder: Path, confidences: Mapping[str | None, Confidence]):
-    """Writes what was learned into the config.json of a checkpoint, which is never half written, and its checksum."""
+    """Writes what was learned into the config.json of a checkpoint, and updates its checksum. The file is never half
+    written."""
     file = folder / "config.json"
     config = read_json(file)
     for name, confidence in confidences.items():
@@ -151,18 +154,19 @@ def keep_confidences(folder: Path, confidences: Mapping[str | None, Confidence])
 
 
 def older_code(folder: Path) -> str | None:
-    """What is to be said of a checkpoint whose own code, which those without the package run, came before the key."""
+    """A note for a checkpoint with older code, which does not know the confidence. (Users without the package run the
+    code in the checkpoint.) None if the code knows it."""
     code = [(folder / name).exists() for name in ("modeling_mm_fusion.py", "confidence.py")]
     if code != [True, False]:
         return None
     return (
-        f"The code that lies in {folder} is older and does not know what was learned: those who load it without the "
-        "package see it once the checkpoint was saved anew (from_pretrained, then save_pretrained)."
+        f"The code in {folder} is older and does not use what was learned. Save the checkpoint again "
+        "(from_pretrained, then save_pretrained), so that it also works for users without the package."
     )
 
 
 def measured_confidence(run: Evaluator, predictions: Predictions) -> dict[str, Any]:
-    """By column of labels what of it holds on the test part; see `how_sure`."""
+    """For each column of labels, how well the confidence holds on the test part; see `how_sure`."""
     measured = {}
     for alone in run.alone():
         task, name = alone.task, alone.label
@@ -176,8 +180,8 @@ def measured_confidence(run: Evaluator, predictions: Predictions) -> dict[str, A
 
 
 def groups_of_rows(run: Evaluator, rows: Rows, group: str | None) -> dict[str, torch.Tensor]:
-    """By name which of all rows belong to a group that sets and intervals are measured for: those of equal values in a
-    column, of the most frequent ones, and those that lack a modality; bool `(N,)` each."""
+    """The groups of rows for which sets and intervals are measured, by name: rows with one of the most frequent values
+    of a column, and rows that lack a modality. Each group is a bool tensor `(N,)`."""
     groups = {}
     if group is not None:
         values = rows.dataset[group][:]
@@ -186,7 +190,7 @@ def groups_of_rows(run: Evaluator, rows: Rows, group: str | None) -> dict[str, t
                 groups[f"{group}: {value}"] = torch.tensor([other == value for other in values])
     for modality in run.model.config.modalities:
         if run.collator.parts[modality]:
-            bad: list = []  # of which the evaluation tells
+            bad: list = []  # the evaluation reports these rows
             lacking = [not any(key is not None for key in run.collator.item_keys(row, modality, bad)) for row in rows]
             if any(lacking):
                 groups[f"without {modality}"] = torch.tensor(lacking)

@@ -1,4 +1,4 @@
-"""Whether the keys of a recipe fit together: said before anything is loaded."""
+"""Checks that the keys of a recipe fit together, before anything is loaded."""
 
 import os
 from dataclasses import fields
@@ -32,7 +32,8 @@ from .train_arguments import TrainArguments
 
 
 def check_arguments(script: str, model_args: ModelArguments, data_args: DataArguments, train_args: TrainArguments):
-    """Says what is missing or does not fit together, before anything is loaded, and fills in the default encoders."""
+    """Raises an error if a key is missing or keys do not fit together, and fills in the default encoders. This happens
+    before anything is loaded."""
     choose_encoders(model_args, data_args)
     choose_frozen(model_args, data_args)
     settle_linear(model_args, data_args, train_args)
@@ -40,7 +41,7 @@ def check_arguments(script: str, model_args: ModelArguments, data_args: DataArgu
     asks, rows_have = model_args.query_modality, list(columns_by_modality(data_args))
     if asks is not None and asks not in rows_have:
         raise ValueError(
-            f"query_modality is {asks!r}, and the rows have {rows_have}: name one of them, or leave it out."
+            f"query_modality is {asks!r}, but the rows have {rows_have}: name one of them, or leave it out."
             + did_you_mean(asks, rows_have)
         )
     known = task_of_head(model_args.task)
@@ -59,51 +60,56 @@ def check_arguments(script: str, model_args: ModelArguments, data_args: DataArgu
         for field in fields(group):
             value, encoder = getattr(group, field.name), field.metadata.get("needs")
             if encoder is not None and value != field.default and getattr(model_args, encoder) is None:
-                raise ValueError(f"{field.name} is {value}, but there is no {encoder}.")
+                raise ValueError(
+                    f"{field.name} is {value}, but there is no {encoder}: name one, or leave {field.name} out."
+                )
     if data_args.image_id_column is not None and data_args.image_id_column in (data_args.image_column or []):
         raise ValueError(
-            f"image_id_column is {data_args.image_id_column!r}, the column of the pictures themselves: name a column "
-            "of ids, or leave it out."
+            f"image_id_column is {data_args.image_id_column!r}, which is the column of the pictures: name a column of "
+            "ids, or leave it out."
         )
     check_table(data_args, writes=known is not None and known.writes)
     lengths = model_args.text_encoder is not None or (known is not None and known.writes)
     if train_args.train_sampling_strategy == "group_by_length" and not lengths:
-        raise ValueError("train_sampling_strategy is group_by_length, but there is no text_encoder.")
+        raise ValueError(
+            "train_sampling_strategy is group_by_length, but there is no text_encoder: name one, or choose random."
+        )
     check_tasks(model_args, data_args, train_args)
     trackers = ["none", *get_available_reporting_integrations()]
     if train_args.report_to not in trackers:
-        raise ValueError(f"report_to must be one of those installed, {trackers}, got {train_args.report_to!r}.")
+        raise ValueError(f"report_to must be one of the installed trackers, {trackers}, got {train_args.report_to!r}.")
     if script == "finetune.py" and train_args.save_steps not in (None, train_args.eval_steps):
         raise ValueError(
-            f"save_steps is {train_args.save_steps}: the Trainer keeps the best model among its checkpoints, so "
-            "mm_hf finetune saves after every evaluation (eval_steps); mm_hf train can save in between."
+            f"save_steps is {train_args.save_steps}. The Trainer chooses the best model among its checkpoints, so "
+            "mm_hf finetune saves after every evaluation (eval_steps). Leave save_steps out, or use mm_hf train, "
+            "which can save in between."
         )
     classes = list(dict.fromkeys(head for task in TASKS.values() if not task.by_head for head in task.heads))
     if train_args.gradient_modulation and (train_args.torch_compile or model_args.task not in (None, *classes)):
         raise ValueError(
-            f"gradient_modulation is for models of classes, {classes}, that are not compiled: task is "
-            f"{model_args.task}, torch_compile {train_args.torch_compile}."
+            f"gradient_modulation needs a task with classes, {classes}, and a model that is not compiled. Here task "
+            f"is {model_args.task} and torch_compile is {train_args.torch_compile}."
         )
     if data_args.folds is not None and (data_args.streaming or (known is not None and not known.needs_labels)):
-        why = "a stream cannot be cut" if data_args.streaming else "a search is measured among the rows of one part"
+        why = "a stream cannot be split" if data_args.streaming else "a search is measured within the rows of one part"
         raise ValueError(f"folds is {data_args.folds}, but {why}: leave folds out.")
     if data_args.streaming:
         if train_args.max_steps < 1 or train_args.eval_steps is None:
-            raise ValueError("streaming has no known end: give max_steps and eval_steps.")
+            raise ValueError("A stream has no known end: with streaming, give max_steps and eval_steps.")
         if train_args.imbalance not in (None, "focal_loss") or train_args.train_sampling_strategy != "random":
             raise ValueError(
-                "streaming knows no row before it comes: imbalance can be focal_loss alone, and "
-                f"train_sampling_strategy random alone; got {train_args.imbalance}, "
+                "With streaming, rows are not known in advance: imbalance can only be focal_loss, and "
+                f"train_sampling_strategy can only be random; got {train_args.imbalance}, "
                 f"{train_args.train_sampling_strategy}."
             )
 
 
 def choose_encoders(model_args: ModelArguments, data_args: DataArguments):
-    """Fills in the encoders that nobody named, and says which were taken."""
+    """Fills in the encoders that are not named, and prints which ones are used."""
     if strange := sorted(set(model_args.encoders or {}) - {*pretrained_modalities()}):
         raise ValueError(
-            f"encoders names {strange}, whose encoders start from random weights; those of {pretrained_modalities()} "
-            "come from elsewhere."
+            f"encoders names {strange}, but these encoders start from random weights. Only the encoders of "
+            f"{pretrained_modalities()} can be named."
         )
     named = columns_by_modality(data_args)
     for modality in pretrained_modalities():
@@ -116,7 +122,7 @@ def choose_encoders(model_args: ModelArguments, data_args: DataArguments):
 
 
 def choose_frozen(model_args: ModelArguments, data_args: DataArguments):
-    """Says which encoders are frozen, where the recipe says which are not, and looks at the names in `pooling`."""
+    """Makes a list of the frozen encoders where the recipe has a dict, and checks the names in `pooling`."""
     named = [name for name in pretrained_modalities() if name in columns_by_modality(data_args)]
     frozen: Any = model_args.freeze_encoders
     if isinstance(frozen, dict):
@@ -126,19 +132,19 @@ def choose_frozen(model_args: ModelArguments, data_args: DataArguments):
 
 
 def check_places(model_args: ModelArguments, data_args: DataArguments):
-    """Says how to make encoders and data of the demonstrations that are not there."""
+    """Says how to make the encoders and data of the demonstrations if they are not there."""
     places = {f"{name}_encoder": encoder_of(model_args, name) for name in pretrained_modalities()}
     places |= {"decoder": model_args.decoder, "tokenizer": model_args.tokenizer}
     commands = {key: how_to_make(place) for key, place in {**places, "dataset": data_args.dataset}.items()}
     if missing := {key: command for key, command in commands.items() if command is not None}:
         named = ", ".join(f"{key} {places.get(key, data_args.dataset)!r}" for key in missing)
         make = " and ".join(f"`{command}`" for command in dict.fromkeys(missing.values()))
-        raise ValueError(f"there is no folder here for {named}. Make it by {make}, or name your own.")
+        raise ValueError(f"there is no folder here for {named}. Make it with {make}, or name your own.")
 
 
 def check_table(data_args: DataArguments, writes: bool = False):
-    """Says what does not go with the columns that are read. Where the task `writes` texts, a column of texts may be
-    what is read and what is written."""
+    """Refuses settings that do not fit the columns. If the task `writes` texts, one column of texts may be both input
+    and label."""
     columns, labels = data_args.table_columns or [], data_args.label_column or []
     if unknown := sorted(set(data_args.category_columns or []) - set(columns)):
         raise ValueError(
@@ -147,19 +153,22 @@ def check_table(data_args: DataArguments, writes: bool = False):
     for name, named in columns_by_modality(data_args).items():
         key, reader = key_in_use(data_args, name), reader_of(name)
         told = sorted(set(named) & set(listed(labels)))
-        if told and (reader.needs_all_rows or not (writes or reader.files)):  # a file is no label: its type tells
-            raise ValueError(f"{key} names {told}, the labels themselves.")
+        if told and (reader.needs_all_rows or not (writes or reader.files)):  # a file is no label: its type shows that
+            raise ValueError(f"{key} names {told}, which label_column names too: leave it out of {key}.")
         if data_args.streaming and reader.needs_all_rows:
-            raise ValueError(f"{key} does not go with streaming: all training rows say what its numbers mean.")
+            raise ValueError(
+                f"{key} does not work with streaming: its statistics are computed from all training rows. Leave one "
+                "of the two out."
+            )
 
 
 def check_tasks(model_args: ModelArguments, data_args: DataArguments, train_args: TrainArguments):
-    """Says what does not go with a search or with several columns of labels, or needs these."""
+    """Refuses settings that do not work with a search or with several label columns, and those that need these."""
     labels, known = data_args.label_column, task_of_head(model_args.task)
     named = data_args.problem_type
     for problem_type in named.values() if isinstance(named, dict) else [named]:
         if problem_type is not None:
-            task_head_of(problem_type, texts=False)  # refuses what no column of labels can be
+            task_head_of(problem_type, texts=False)  # refuses types that a column of labels cannot have
             task_of(problem_type).check_recipe(model_args, data_args, train_args)
     for task in TASKS.values():
         if task is known:
@@ -170,9 +179,12 @@ def check_tasks(model_args: ModelArguments, data_args: DataArguments, train_args
         if len(set(labels)) < len(labels):
             raise ValueError(f"label_column names a column twice: {labels}.")
         if model_args.task not in (None, MULTI_TASK):
-            raise ValueError(f"task is {model_args.task}, which has one label_column, not {labels}.")
+            raise ValueError(f"task is {model_args.task}, which needs one label_column, got {labels}.")
         if train_args.imbalance == "balanced_sampler":
-            raise ValueError(f"imbalance balanced_sampler draws rows by one label, and label_column is {labels}.")
+            raise ValueError(
+                f"imbalance is balanced_sampler, which draws rows by one label, but label_column is {labels}: name "
+                "one column, or another imbalance."
+            )
         return
     several: dict[str, object] = {
         "task_weights": model_args.task_weights,

@@ -1,4 +1,4 @@
-"""What measures a model on a part of the data: for `mm_hf evaluate`, and for a run that trains."""
+"""Measures a model on a part of the data: for `mm_hf evaluate`, and for a training run."""
 
 import copy
 import math
@@ -26,26 +26,26 @@ E = TypeVar("E", bound="Evaluator")
 
 @dataclass(kw_only=True)
 class Evaluator:
-    """A model, the parts of a data set, what their labels mean, and how answers to them are measured. Nothing here
-    trains: see `Run`.
+    """A model, the parts of a data set, the meaning of their labels, and how answers are measured. Nothing is trained
+    here: see `Run`.
 
     Args:
-        name: what reports call it.
-        output_dir: the folder that it writes into.
+        name: used in reports.
+        output_dir: the folder for the files that it writes.
         accelerator: devices and processes.
-        columns: those in use.
+        columns: the columns in use.
         splits: the parts by name; the training part may be a stream.
-        tasks: what each column of labels asks; of a search the one that has none.
-        generates_validation: a model that writes is measured on the validation part by what it writes; else by how
-            often it takes the right next token.
-        processor, collator: of the model, and what makes the batches that are measured.
-        bad_rows: those met up to now, and how many may be.
-        batch_size, num_workers: rows a process and batch, and processes that prepare batches.
+        tasks: one for each column of labels; a search has one task without labels.
+        generates_validation: how a model that writes texts is measured on the validation part. True: by the texts that
+            it generates. False: by how often it predicts the right next token.
+        processor, collator: the model's processor, and the collator of the batches that are measured.
+        bad_rows: the bad rows found so far, and how many are allowed.
+        batch_size, num_workers: rows per process and batch, and processes that prepare batches.
 
     Attributes:
-        model: what is measured; set once it is built or loaded.
-        rank, world_size: this process, and how many there are.
-        learned: the training rows, where they are at hand, for items that stand in for others; None: they are not.
+        model: the model that is measured; set once it is built or loaded.
+        rank, world_size: number of this process, and number of processes.
+        learned: the training rows, which provide items that replace others; None if they are not available.
     """
 
     name: str
@@ -64,11 +64,11 @@ class Evaluator:
     learned: Dataset | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self):
-        # Read once: the Trainer takes accelerate's state away while it sets up its own.
+        # Read once: the Trainer resets the state of accelerate while it sets up its own.
         self.rank, self.world_size = self.accelerator.process_index, self.accelerator.num_processes
 
     def say(self, *words):
-        """Prints, on one process."""
+        """Prints on the main process."""
         if self.accelerator.is_main_process:
             print(*words, flush=True)
 
@@ -76,98 +76,100 @@ class Evaluator:
 
     @property
     def several(self) -> bool:
-        """Whether labels and answers are dicts by column: so they are where the columns were given as a list."""
+        """Whether labels and answers are dicts by column. They are if the columns were given as a list."""
         return isinstance(self.columns.label, list)
 
     @property
     def task(self) -> Task:
-        """What is asked, where that is but one thing."""
+        """The task, if there is only one."""
         (task,) = self.tasks
         return task
 
     @property
     def label(self) -> str:
-        """The column of labels, where there is but one task."""
+        """The column of labels, if there is only one task."""
         (label,) = self.columns.labels
         return label
 
     @property
     def problem_type(self) -> Any:
-        """What reports call the task; of several a dict by column."""
+        """The name of the task in reports; for several tasks a dict by column."""
         kinds = {task.column: task.problem_type for task in self.tasks}
         return kinds if self.several else self.task.problem_type
 
     @property
     def label2id(self) -> Any:
-        """Numbers of the classes by name, None where there are none; of several tasks a dict by column."""
+        """Numbers of the classes by name, None if there are no classes; for several tasks a dict by column."""
         return {task.column: task.numbers for task in self.tasks} if self.several else self.task.numbers
 
     def of_task(self: E, task: Task) -> E:
-        """The same as if this task were its only one."""
+        """A copy with this task as its only one."""
         alone = copy.copy(self)
         alone.columns = replace(self.columns, label=task.column, weight=task.weight)
         alone.tasks = [task]
         return alone
 
     def alone(self: E) -> list[E]:
-        """By task the same as if it were the only one."""
+        """For each task, a copy with this task as its only one."""
         return [self.of_task(task) for task in self.tasks] if self.several else [self]
 
     @property
     def tasks_by_name(self) -> dict[str | None, Task]:
-        """The tasks by the names that the model has for them; None is that of the only one."""
+        """The tasks by the names that the model has for them; the name is None if there is only one task."""
         return {task.column if self.several else None: task for task in self.tasks}
 
     @property
     def searches(self) -> bool:
-        """Whether it learns from pairs, without labels."""
+        """Whether the model learns from pairs, without labels."""
         return not any(task.needs_labels for task in self.tasks)
 
     @property
     def writes(self) -> bool:
-        """Whether it answers by a text."""
+        """Whether the model answers with a text."""
         return any(task.writes for task in self.tasks)
 
     # How answers are measured
 
     def generate_arguments(self, split: str) -> dict[str, Any] | None:
-        """For `predict`, of one part."""
+        """The argument `generate` of `predict`, for one part."""
         return {} if split != "validation" or self.generates_validation else None
 
     def metrics(self, logits: Any, labels: Any, kinds: list | None = None, generated: bool = True) -> dict[str, Any]:
-        """What is measured, the metric that counts first: see `Task.measure` and `multi_task_metrics`."""
+        """The metrics; the first one is the one that counts. See `Task.measure` and `multi_task_metrics`."""
         if self.several:
             return multi_task_metrics(self.tasks, logits, labels, kinds)
         return self.task.measure(logits, labels, kinds, self.collator.texts_of, generated)
 
     def first_metric(self) -> str:
-        """The name of the metric that the model is chosen by."""
+        """The name of the metric that selects the best model."""
         if self.writes and not self.generates_validation:
             return TOKEN_ACCURACY
         return "score" if self.several else self.task.first_metric
 
     def task_metrics(self) -> dict[str, str]:
-        """Of several tasks by column the name of the first metric in `multi_task_metrics`."""
+        """For several tasks, by column the name of the task's first metric in `multi_task_metrics`."""
         return {task.label: f"{task.label}_{task.task.first_metric}" for task in self.alone()} if self.several else {}
 
     # Rows and their labels
 
     def rows(self, split: str) -> Rows:
-        """One part as it is measured: each row once, in order. Rows of one picture share a batch where a column names
-        the picture."""
+        """The rows of one part for measuring: each row once, in order. Rows with the same picture share a batch if a
+        column holds the ids of pictures."""
         dataset = self.splits[split]
         if isinstance(dataset, IterableDataset):
-            raise ValueError(f"The {split} part is a stream, which can be trained on but not measured.")
+            raise ValueError(
+                f"The {split} part is a stream. A model can be trained on a stream, but not measured on it."
+            )
         rows = Rows(dataset, split)
         rows.groups = dataset[self.columns.image_id] if self.columns.image_id else None
         return rows
 
     def loader(self, split: str, collator: MultimodalCollator) -> BatchLoader:
-        """This process's batches of one part, to be measured."""
+        """This process's batches of one part, for measuring."""
         return self.loader_of(self.rows(split), collator)
 
     def loader_of(self, rows: Rows, collator: MultimodalCollator) -> BatchLoader:
-        """This process's batches of some rows, to be measured."""
+        """This process's batches of some rows, for measuring."""
         return BatchLoader(
             rows,
             collator,
@@ -179,21 +181,22 @@ class Evaluator:
         )
 
     def all_rows(self, split: str, columns: list[str]) -> list[dict[str, Any]]:
-        """Some columns of all rows of one part that is no stream, each with what names it in a message."""
+        """Some columns of all rows of one part, which is no stream. Each row also has the keys that name it in
+        messages."""
         dataset = self.splits[split]
         dataset = dataset.select_columns([*columns, *({SOURCE_ROW} & set(dataset.column_names))])
         return Rows(dataset, split).__getitems__(range(len(dataset)))
 
     def labels(self, split: str, of_stream: int | None = None) -> torch.Tensor:
-        """All labels of one part, of a stream those of its first `of_stream` rows. Bad ones are missing where bad rows
-        are skipped; else they stop the run."""
+        """All labels of one part; for a stream, the labels of its first `of_stream` rows. If bad rows are skipped, bad
+        labels count as missing; else they stop the run."""
         bad: list[BadRowError] | None = [] if self.bad_rows.on_error == "skip" else None
         labels = self.read_labels(split, bad, of_stream)
         self.note_bad_rows([error.entry for error in bad or []])
         return labels
 
     def read_labels(self, split: str, bad: list[BadRowError] | None, of_stream: int | None = None) -> torch.Tensor:
-        """The same; bad labels are put into `bad`, and missing. Where that is None, the first of them is raised."""
+        """The same. Bad labels count as missing and are added to `bad`; if `bad` is None, the first one is raised."""
         dataset = self.splits[split]
         if isinstance(dataset, IterableDataset):
             first = dataset.select_columns([self.label]).take(of_stream)
@@ -207,7 +210,8 @@ class Evaluator:
     # Bad rows
 
     def note_bad_rows(self, entries: list[dict[str, Any]]):
-        """Keeps what the collator left out. Where that is too much, stops the run, and leaves the list of them."""
+        """Keeps the rows that the collator left out. If there are too many, writes the list of them and stops the
+        run."""
         if entries:
             self.bad_rows.add(entries)
             try:
@@ -216,11 +220,11 @@ class Evaluator:
             except ValueError as error:
                 file = self.output_dir / "bad_rows.jsonl"
                 self.bad_rows.write(file)
-                raise ValueError(f"{error} Those found up to now are listed in {file}.") from None
+                raise ValueError(f"{error} The bad rows found so far are listed in {file}.") from None
 
     def share_bad_rows(self, entries: list[dict[str, Any]]):
-        """Keeps what the collator left out, puts together what all processes left out, judges it, and writes
-        `bad_rows.jsonl`. All call it."""
+        """Collects the rows that the collators of all processes left out, checks that there are not too many, and
+        writes `bad_rows.jsonl`. All processes call it."""
         self.note_bad_rows(entries)
         of_all = [entry for part in gather_object([self.bad_rows.entries]) for entry in part]
         self.note_bad_rows(of_all)
@@ -234,16 +238,16 @@ def evaluate(
     """Runs a model over one part, every row once, on all processes.
 
     Args:
-        run: whose data and metrics these are.
-        model, collator: the run's, or another model of the same task, and one that leaves a modality out.
+        run: has the data and the metrics.
+        model, collator: the run's own, or another model of the same task and a collator that leaves a modality out.
         split: name of the part.
 
     Returns:
-        its predictions, and what `Evaluator.metrics` gives; where answers to the validation part are not finite, all
+        the predictions, and the result of `Evaluator.metrics`. If answers to the validation part are not finite, all
         metrics are NaN.
 
     Raises:
-        ValueError: weights, or answers to another part, are not finite.
+        ValueError: the weights are not finite, or the answers to another part than validation are not.
     """
     check_finite(model, run.output_dir)
     predictions = predict(model, run.loader(split, collator), run.accelerator, generate=run.generate_arguments(split))
@@ -253,7 +257,7 @@ def evaluate(
         raise NonFiniteLossError(f"The {split} part cannot be measured: {fault}.")
     report = report_of(run, predictions, split)
     if fault is not None:  # such a score is never the best
-        run.say(f"a score that does not count: {fault}")
+        run.say(f"this score does not count: {fault}")
         report = {**report, "metrics": dict.fromkeys(report["metrics"], math.nan)}
     return predictions, report
 
@@ -266,8 +270,8 @@ def report_of(run: Evaluator, predictions: Predictions, split: str) -> dict:
 
 
 class OtherPictures(Rows):
-    """Rows of one split, each with the pictures of another row, which `order` names: texts beside pictures that they
-    do not belong to."""
+    """Rows of one split, each with the pictures of another row, given by `order`. So texts are paired with wrong
+    pictures."""
 
     def __init__(self, dataset: Dataset, split: str, columns: Columns, order: list[int]):
         super().__init__(dataset, split)

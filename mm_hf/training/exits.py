@@ -1,4 +1,4 @@
-"""How a script ends: in one line where the user can do something about it, in a traceback where the fault is ours."""
+"""How a script ends: with one line if the user can fix the problem, with a traceback if the bug is ours."""
 
 import errno
 import os
@@ -20,19 +20,19 @@ from ..progress_bar import quiet_in_logs
 from .lock import release_folders
 
 
-# What can be lowered where memory does not do.
+# What the user can lower if there is not enough memory.
 TRAINING = (
-    "Lower --per_device_train_batch_size (and raise --gradient_accumulation_steps as much) or --image_size, which "
-    "needs a new run, or --per_device_eval_batch_size or --dataloader_num_workers, which does not (--allow_changes "
-    "true); --cache_features false keeps no features in memory."
+    "Lower --per_device_train_batch_size (and raise --gradient_accumulation_steps by the same factor) or "
+    "--image_size; both need a new run. Or lower --per_device_eval_batch_size or --dataloader_num_workers, which does "
+    "not need a new run (--allow_changes true). --cache_features false keeps no features in memory."
 )
-MEASURING = "Lower --per_device_eval_batch_size; --cache_features false keeps no features in memory."
-ANSWERING = "Take a smaller model or picture."
-# What torch says in a RuntimeError, where it has no type of its own.
+MEASURING = "Lower --per_device_eval_batch_size. --cache_features false keeps no features in memory."
+ANSWERING = "Use a smaller model or picture."
+# Texts of RuntimeErrors of torch that mean "no memory"; torch has no own type for these.
 NO_MEMORY = (
     *("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory", "bad_alloc"),
     *("can't start new thread", "threadpoolbuilderror", "failed to map segment", "status_alloc_failed"),
-    "could not create a primitive",  # oneDNN, which found no room for its code
+    "could not create a primitive",  # oneDNN had no memory for its code
 )
 WORKER_DIED = ("is killed by signal", "exited unexpectedly")
 DAMAGED = ("PytorchStreamReader", "unexpected EOF", "Invalid magic number", "corrupted file")
@@ -42,18 +42,18 @@ _run_folder: list[Path] = []
 
 
 class Stopped(BaseException):
-    """SIGTERM, as KeyboardInterrupt is SIGINT."""
+    """Raised on SIGTERM, as KeyboardInterrupt is raised on SIGINT."""
 
 
 def goes_on_in(folder: Path):
-    """Notes where the run that this process is about can be taken up."""
+    """Notes the folder of the present run, from which it can be resumed."""
     _run_folder[:] = [folder]
 
 
 def run_script(main: Callable[[], None], lower: str = TRAINING):
-    """Calls `main`, with one line in place of a traceback where the user can do something: what was given is wrong,
-    memory does not do (then `lower` says what to do), a file is damaged, a worker was killed, or the user stopped it.
-    Anything else is a fault of ours.
+    """Calls `main`. If the user can fix an error, prints one line in place of a traceback: an argument is wrong, there
+    is not enough memory (then `lower` says what to do), a file is damaged, a worker was killed, or the user stopped
+    the script. Any other error is our bug and keeps its traceback.
 
     Raises:
         SystemExit: with that line, or with status 130 or 143 after SIGINT or SIGTERM.
@@ -70,11 +70,11 @@ def run_script(main: Callable[[], None], lower: str = TRAINING):
         sys.exit(status)
     except SystemExit:
         raise
-    except BaseException as error:  # what a library in Rust raises is no Exception
+    except BaseException as error:  # libraries in Rust raise errors that are no Exception
         line = line_of(error, lower)
         if line is None:
             raise
-        lines = line.splitlines() if isinstance(error, SeveralRefusedError) else [line]  # a line a column
+        lines = line.splitlines() if isinstance(error, SeveralRefusedError) else [line]  # one line per column
         sys.exit("error: " + "\n  ".join(" ".join(each.split()) for each in lines))
     finally:
         release_folders()
@@ -83,18 +83,19 @@ def run_script(main: Callable[[], None], lower: str = TRAINING):
 
 
 def stop_on_sigterm():
-    """Lets SIGTERM unwind this process as Ctrl-C does, and gives what was done before; None where nothing changes.
+    """Makes SIGTERM end this process as Ctrl-C does: through an exception. Returns the former handler; None if nothing
+    was changed.
 
-    Not where several processes make a run: one that waits for another in the network's code would never come to look
-    at it, and its launcher would wait for it.
+    Nothing is changed if several processes share a run: a process that waits for another one inside network code would
+    not raise the exception, and its launcher would wait for it.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 or threading.current_thread() is not threading.main_thread():
         return None
     this_process = os.getpid()
 
     def stop(number, frame):
-        signal.signal(number, signal.SIG_DFL)  # the second one ends it at once
-        if os.getpid() != this_process:  # a worker, which was forked with this
+        signal.signal(number, signal.SIG_DFL)  # a second signal ends the process at once
+        if os.getpid() != this_process:  # a forked worker, which inherited this handler
             os.kill(os.getpid(), number)
         raise Stopped
 
@@ -102,7 +103,7 @@ def stop_on_sigterm():
 
 
 def where_it_goes_on() -> str:
-    """How a run is taken up; empty where this process is about none, or has too little memory to look."""
+    """How to resume the run; empty if this process has no run, or too little memory to look."""
     if not _run_folder:
         return ""
     folder = _run_folder[0]
@@ -113,38 +114,38 @@ def where_it_goes_on() -> str:
     except (OSError, MemoryError):
         return ""
     if whole is None:
-        return f"{folder} has no checkpoint yet: the same command starts anew."
-    return f"The same command goes on from {whole}."
+        return f"{folder} has no checkpoint yet: the same command starts again from the beginning."
+    return f"The same command resumes from {whole}."
 
 
 def line_of(error: BaseException, lower: str = TRAINING) -> str | None:
-    """What to tell the user of an error; None where it is a fault of ours."""
+    """The line for the user about an error; None if it is our bug."""
     said = words_of(error)
     if is_out_of_memory(error):
-        return f"memory does not do ({said[:300]}). {lower} {where_it_goes_on()}"
+        return f"not enough memory ({said[:300]}). {lower} {where_it_goes_on()}"
     if is_damaged(error):
         return (
-            f"a file is damaged ({type(error).__name__}: {said[:300]}). Of a checkpoint-… folder: remove it, and the "
-            "same command goes on from the one before."
+            f"a file is damaged ({type(error).__name__}: {said[:300]}). If it is in a checkpoint-… folder, remove the "
+            "folder: the same command then resumes from the checkpoint before it."
         )
     if isinstance(error, BadRowError):
-        return f"{said} (--on_error skip leaves such rows out, and lists them.)"
+        return f"{said} (--on_error skip leaves such rows out and lists them.)"
     if isinstance(error, SeveralRefusedError):
         return str(error)
     if isinstance(error, (ValueError, OSError)):
         return said
     if isinstance(error, RuntimeError) and "DataLoader worker" in said and any(word in said for word in WORKER_DIED):
         return (
-            f"a process that loads data was killed ({said[:300]}). Most often memory did not do: lower "
-            f"--dataloader_num_workers (0: none). {where_it_goes_on()}"
+            f"a process that loads data was killed ({said[:300]}). The usual reason is too little memory: lower "
+            f"--dataloader_num_workers (0: no such processes). {where_it_goes_on()}"
         )
     if isinstance(error, RuntimeError) and any(word in said for word in PEER_LEFT):
-        return f"another process of this run has ended, which says why ({said[:200]}). {where_it_goes_on()}"
+        return f"another process of this run has ended; its own output says why ({said[:200]}). {where_it_goes_on()}"
     return None
 
 
 def is_damaged(error: BaseException) -> bool:
-    """Whether a file could not be read for what stands in it. torch.load raises whatever its reading came upon."""
+    """Whether a file could not be read because its content is damaged. torch.load raises many types of errors then."""
     if isinstance(error, (OSError, BadRowError)):
         return False
     if isinstance(error, (UnpicklingError, SafetensorError, EOFError)):
@@ -156,7 +157,7 @@ def is_damaged(error: BaseException) -> bool:
 
 
 def words_of(error: BaseException) -> str:
-    """The message of an error; of one that came from a worker its last line, which says it all."""
+    """The message of an error. For an error from a worker, its last line, which holds the message."""
     text = str(error).strip() or type(error).__name__
     if text.startswith("Caught ") and "Traceback" in text:
         text = text.splitlines()[-1]
@@ -164,7 +165,7 @@ def words_of(error: BaseException) -> str:
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether memory did not do, here or in what this error was raised from."""
+    """Whether there was not enough memory, in this error or in the one that caused it."""
     while error is not None:
         if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
             return True

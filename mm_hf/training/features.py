@@ -1,5 +1,5 @@
-"""The features of frozen encoders, kept so that each item is encoded once: on disk for all runs, or in memory for
-this one."""
+"""The cached features of frozen encoders: each item is encoded once. They are kept on disk for all runs, or in memory
+for the present run."""
 
 import os
 from dataclasses import dataclass, replace
@@ -23,25 +23,25 @@ from .evaluator import Evaluator
 from .fingerprint import keys_of_processor
 
 
-MEMO = "files.sqlite"  # of the cache's folder, see `FileDigests`
-AT_ONCE = 4  # pictures that a CPU encodes together: MobileNetV2 takes half the time a picture that it takes of 64
-LAST_CALL = ("tokenizer.padding", "tokenizer.truncation")  # of a tokenizer, what it was last called with
+MEMO = "files.sqlite"  # in the folder of the cache, see `FileDigests`
+AT_ONCE = 4  # pictures that a CPU encodes together: per picture, MobileNetV2 takes half the time that it takes with 64
+LAST_CALL = ("tokenizer.padding", "tokenizer.truncation")  # settings of a tokenizer that come from its last call
 
 
 @dataclass
 class PrepareItems:
-    """Turns items of rows into the model's inputs, here or in another process.
+    """Turns items of rows into the model's inputs, in this or in another process.
 
     Args:
         collator: has the processor, and no cache.
-        modality: of the items.
+        modality: the modality of the items.
     """
 
     collator: MultimodalCollator
     modality: str
 
     def __call__(self, items: list[tuple[dict[str, Any], str]]) -> dict[str, torch.Tensor]:
-        """Inputs of items, each given by its row and its column."""
+        """The inputs for items; each item is given by its row and its column."""
         rows, columns = [row for row, _ in items], [column for _, column in items]
         return self.collator.prepare_items(self.modality, rows, columns)
 
@@ -49,17 +49,17 @@ class PrepareItems:
 def build_cache(
     run: Evaluator, modalities: list[str], data_args: DatasetArguments | None = None, new: bool = False
 ) -> FeatureCache | None:
-    """Encodes every distinct item of some modalities once, those that lie on disk not at all.
+    """Encodes every distinct item of some modalities once. Items with features on disk are not encoded.
 
     Args:
         run: its model encodes the items of all its parts.
-        modalities: with frozen encoders.
-        data_args: where and how features are kept; None: in memory, as they are.
-        new: keep them on disk where `data_args` says nothing, and encode a few at once. A run of before goes on as it
-            began, bit for bit.
+        modalities: modalities with frozen encoders.
+        data_args: where and how features are kept; None: in memory, in the encoder's dtype.
+        new: keep features on disk if `data_args` does not say, and encode a few items at once. It is false for runs of
+            older versions, so that these continue with the same bits.
 
     Returns:
-        the features; None where no modality's would fit.
+        the features; None if the features of no modality fit.
     """
     if not modalities:
         return None
@@ -92,9 +92,13 @@ def build_cache(
 def places_of_items(
     run: Evaluator, modality: str
 ) -> tuple[dict[str, tuple[str, int, str]], dict[str, tuple[str, ...]] | None]:
-    """Where each distinct item of a modality is found, since the items themselves would fill the memory: its part, row
-    and column by its key. And what it is made of, see `ModalityReader.contents`; None where its features may lie in
-    memory alone."""
+    """Finds each distinct item of a modality.
+
+    Returns:
+        by key the part, row and column of each item (the items themselves would fill the memory); and by key the
+        contents of each item, see `ModalityReader.contents`. The latter is None if the features may only be kept in
+        memory.
+    """
     reader, columns = reader_of(modality), run.collator.parts[modality]
     stored = modality_of(modality).pretrained and not holds_adapters(run.model.base_model.encoders[modality])
     places: dict[str, tuple[str, int, str]] = {}
@@ -116,13 +120,13 @@ def places_of_items(
 def open_items(
     run: Evaluator, store: FeatureStore, cache: FeatureCache, modality: str, contents: dict[str, tuple[str, ...]]
 ) -> StoredItems | None:
-    """The features on disk of the items of a modality; None, with a line that says why, where the disk takes none.
+    """Opens the features on disk for the items of a modality. If the disk cannot be used, prints why and returns None.
 
     Args:
-        run: whose items they are.
-        store: of the features.
-        cache: with the model.
-        modality: of the items.
+        run: has the items.
+        store: holds the features.
+        cache: holds the model.
+        modality: the modality of the items.
         contents: see `places_of_items`.
     """
     encoder: Any = cache.model.encoders[modality]
@@ -139,7 +143,7 @@ def open_items(
 
 
 def preprocessing_of(processor: MMFusionProcessor, modality: str) -> dict[str, Any]:
-    """What a processor does to the items of a modality, by the keys of its files."""
+    """The settings of a processor for the items of a modality, by the keys of its files."""
     kind = modality_of(modality)
     part = processor.part_of(kind)
     settings = {name: getattr(processor, name) for name in kind.settings}
@@ -155,19 +159,20 @@ def fill(
     items: dict[str, tuple[str, int, str]],
     stored: StoredItems | None,
 ) -> bool:
-    """Encodes the items of a modality that are not there yet.
+    """Encodes the items of a modality that have no features yet.
 
     Args:
-        run, cache, modality: whose they are.
+        run, cache, modality: the run, its cache, and the modality of the items.
         items: see `places_of_items`.
-        stored: where on disk they are kept; None: in memory.
+        stored: the place on disk; None: features are kept in memory.
 
     Returns:
-        whether all processes have all features. Where one has not, none does: free memory and disks differ.
+        whether all processes have all features. If one process lacks some, all processes drop theirs: free memory and
+        disks may differ between processes.
 
     Raises:
-        BadRowError: an item that cannot be read, on all processes alike, unless these are skipped.
-        ValueError: likewise, features that `cache_dtype` cannot hold.
+        BadRowError: an item cannot be read, and bad rows are not skipped. It is raised on all processes.
+        ValueError: `cache_dtype` cannot hold the features. It is raised on all processes.
     """
     rows = {split: Rows(dataset, split) for split, dataset in run.splits.items()}
     columns = reader_of(modality).data_columns(run.columns)
@@ -200,7 +205,7 @@ def fill(
         what = "kept in memory" if stored is not None else "not kept"
         run.say(f"{modality} features are {what}: {reason}")
         return False
-    if stored is not None and stored.world_size > 1:  # what the others encoded
+    if stored is not None and stored.world_size > 1:  # take over what the other processes encoded
         for others in all_bad:
             bad.update(others)
         stored.features.refresh()

@@ -1,10 +1,10 @@
-"""The same run as `mm_hf train` through `transformers.Trainer`: the same recipes, the same run folder.
+"""The same run as `mm_hf train`, but with `transformers.Trainer`: the same recipes, the same run folder.
 
     mm_hf finetune easy_vqa.yaml
     accelerate launch -m mm_hf.training.finetune easy_vqa.yaml --learning_rate 1e-3
 
-Choose it to use what belongs to the Trainer: its callbacks, trackers, hyperparameter search. The same command takes up
-a run that was killed where its last checkpoint left it.
+Choose it to use features of the Trainer: its callbacks, trackers, hyperparameter search. If a run was killed, the same
+command resumes it from its last checkpoint.
 """
 
 import time
@@ -19,13 +19,13 @@ from .search_fusions import search_fusions
 
 
 def main():
-    """All runs that the command line asks for: one, but for `--folds`."""
+    """All runs that the command line asks for: one run, or several with `--folds`."""
     for words in runs_of(__doc__, "finetune.py"):
         train(words)
 
 
 def train(words: list[str] | None):
-    """One whole run, from top to bottom; `words` in place of the command line."""
+    """One whole run, from start to end; `words` replaces the command line."""
     started = time.perf_counter()
     run = open_run(__doc__, "finetune.py", words)
     if run is None:

@@ -1,17 +1,19 @@
-"""What a run is about, in a few digests that rows.json keeps: its rows, its preprocessing, its frozen encoders.
+"""A few digests that identify the data of a run: its rows, its preprocessing, its frozen encoders. rows.json keeps
+them.
 
-| what | by |
+| what | is identified by |
 |---|---|
 | labels, texts, numbers, lists of them | their content, row by row |
 | pictures, sounds, videos inside the data | their lengths and content |
-| those in files | path within the data and size; where times or inode differ, their content |
-| a stream | its files, likewise |
+| pictures, sounds, videos in files | path within the data and size; if times or inode differ, their content |
+| a stream | its files, in the same way |
 | preprocessing | the keys of what the processor's `save_pretrained` writes |
-| frozen encoders | their config and weights, by checksum; those of the Hub by their revision |
+| frozen encoders | checksums of their config and weights; the revision for encoders from the Hub |
 | imported files | their content |
 
-Content is read of up to `MOST_BYTES` a column and part; of more, every so many items are. All is found by one process,
-and costs little beside the reading of the data. It finds mistakes, not malice.
+At most `MOST_BYTES` of content are read per column and part; if there is more, only every n-th item is read. One
+process computes all digests, and this takes little time compared to reading the data. The digests find mistakes, not
+malice.
 """
 
 import json
@@ -39,32 +41,32 @@ from .by_modality import encoder_of, pretrained_modalities
 
 
 MOST_BYTES = 2**30
-BLOCK, BLOCK_OF_ITEMS = 10_000, 1000  # rows that are looked at together; pictures are large
+BLOCK, BLOCK_OF_ITEMS = 10_000, 1000  # rows that are read together; fewer for items, since pictures are large
 IMPORTED = "imported"
 STREAM = "the files of the stream"
-# Of what a processor writes: where it came from, and how the library calls it.
+# Keys in the files of a processor that do not change the preprocessing: origin, and names in the library.
 NO_PREPROCESSING = {
     *("auto_map", "backend", "is_local", "local_files_only", "merges_file", "name_or_path", "processor_class"),
     *("tokenizer_class", "tokenizer_file", "transformers_version", "vocab_file", "_commit_hash", "_name_or_path"),
 }
-MANY_KEYS = 50  # of a vocabulary, which is one value
+MANY_KEYS = 50  # a dict with more keys, such as a vocabulary, counts as one value
 LONG_VALUE = 60  # characters; a longer one is kept as its digest
 
 
 class Fingerprint:
-    """Of the data and what prepares it.
+    """The fingerprint of the data and its preprocessing.
 
     Args:
-        splits: the parts, as `load_splits` gives them.
-        columns: those in use.
-        dataset: what they were loaded from.
+        splits: the parts, as `load_splits` returns them.
+        columns: the columns in use.
+        dataset: the source that they were loaded from.
         root: see `data_root_of`.
-        processor: of the run; None: it is not looked at.
-        encoders: by modality folder or Hub id of each encoder that is frozen.
-        imported: files that were imported; None: they are not looked at.
+        processor: the run's; None: it is not part of the fingerprint.
+        encoders: by modality the folder or Hub id of each frozen encoder.
+        imported: files that were imported; None: they are not part of the fingerprint.
 
     Attributes:
-        kept: what goes into rows.json, but for the content of files, see `settle`.
+        kept: the part of rows.json, except the content of files, see `settle`.
     """
 
     def __init__(
@@ -82,7 +84,7 @@ class Fingerprint:
         for part, split in splits.items():
             if isinstance(split, IterableDataset):
                 places = places_of_stream(dataset)
-                # Of the Hub, nothing is known of the rows but where they are from.
+                # For a stream from the Hub, only its source is known.
                 named = self.note_files(part, STREAM, places) if places else xxhash.xxh3_64_hexdigest(dataset.encode())
                 self.kept["columns"][part] = {STREAM: named}
             else:
@@ -95,7 +97,7 @@ class Fingerprint:
             self.kept[IMPORTED] = self.imported
 
     def digest_of(self, split: Dataset, part: str, column: str, root: str | None) -> str:
-        """Of one column, in the order of its rows. Notes the files that it names."""
+        """The digest of one column, in the order of its rows. Notes the files that the column names."""
         digest = xxhash.xxh3_64()
         held = 0
         if holds_items(split, column):
@@ -122,8 +124,8 @@ class Fingerprint:
         return digest.hexdigest()
 
     def note_files(self, part: str, column: str, places: list[tuple[str, str]]) -> str:
-        """A digest of names and sizes of the files that a column names, in this order, of each its name within the
-        data and its path; notes when and where they were written."""
+        """A digest of the names and sizes of the files that a column names, in this order. `places` holds for each
+        file its name within the data and its path. Also notes the times and inodes of the files."""
         named, touched = xxhash.xxh3_64(), xxhash.xxh3_64()
         marks = {path: marks_of(path) for path in dict.fromkeys(path for _, path in places)}
         for name, path in places:
@@ -135,14 +137,14 @@ class Fingerprint:
         return named.hexdigest()
 
     def settle(self, earlier: dict[str, Any] | None) -> tuple[list[str], list[str]]:
-        """Compares with what a run was begun with, and puts the content of files into `kept`. That is read where it is
-        not known, or where the files were touched since.
+        """Compares with the data that a run was begun with, and adds digests of the content of files to `kept`. The
+        content is read if its digest is not known, or if the files were touched since.
 
         Args:
-            earlier: what rows.json has; None: this run is new, or began before there was any.
+            earlier: the fingerprint in rows.json; None: this run is new, or is older than fingerprints.
 
         Returns:
-            what differs, and which files were touched and hold what they held, for the terminal.
+            what differs; and, for the terminal, which files were touched but have the same content.
         """
         differences = [] if earlier is None else list(self.differences(earlier))
         touched = []
@@ -160,13 +162,13 @@ class Fingerprint:
             else:
                 share = "" if mine["every"] == 1 else f" (of every {mine['every']}th)"
                 touched.append(
-                    f"the files of {said_of(part, column)} were touched or moved; their content{share} is what it was"
+                    f"the files of {said_of(part, column)} were touched or moved; their content{share} is the same"
                 )
         return differences, touched
 
     def differences(self, earlier: dict[str, Any]) -> Iterator[str]:
-        """What is not as it was, but for the content of files. Only what both have is compared: a later version of the
-        library may write more keys or fewer."""
+        """What has changed, except the content of files. Only keys that both fingerprints have are compared: another
+        version of the library may write more or fewer keys."""
         for part, columns in self.kept["columns"].items():
             before = earlier.get("columns", {}).get(part, {})
             yield from (said_of(part, name) for name in columns if before.get(name, columns[name]) != columns[name])
@@ -191,7 +193,7 @@ def marks_of_imported(files: Iterable[str]) -> dict[str, str]:
 
 
 def changed_files(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """The names of imported files that are not what they were. One that was renamed is: its content counts.
+    """The names of imported files with changed content. A renamed file has not changed: only the content counts.
 
     Args:
         before, now: see `marks_of_imported`.
@@ -202,7 +204,7 @@ def changed_files(before: Mapping[str, str], now: Mapping[str, str]) -> list[str
 
 
 def said_of(part: str, column: str) -> str:
-    """A column of a part, in messages."""
+    """The name of a column of a part, for messages."""
     return f"{part}: {column}" if column == STREAM else f"{part}: column {column!r}"
 
 
@@ -227,17 +229,18 @@ def items_of(split: Dataset, column: str) -> Iterator[pa.Array]:
 
 
 def flat(values: pa.Array) -> pa.Array:
-    """What lists hold, or the values themselves."""
+    """The elements of lists, or the values themselves."""
     return values.flatten() if pa.types.is_list(values.type) or pa.types.is_large_list(values.type) else values
 
 
 def lengths_of(items: pa.Array) -> pa.Array:
-    """Bytes of each item that is inside the data; None of those in files."""
+    """Number of bytes of each item inside the data; null for items in files."""
     return pc.binary_length(pc.struct_field(items, "bytes").cast(pa.large_binary())).cast(pa.int64())
 
 
 def update(digest: Any, values: pa.Array):
-    """Takes values into a digest: which are there, and what they are. How Arrow lays them out does not matter."""
+    """Adds values to a digest: which ones are present, and their content. Their memory layout in Arrow has no
+    effect."""
     kind = values.type
     if isinstance(values, pa.ExtensionArray):
         return update(digest, values.storage)
@@ -278,17 +281,17 @@ def update(digest: Any, values: pa.Array):
 
 
 def place_of(path: str, root: str | None) -> tuple[str, str]:
-    """What a file is called within the data, and where it is; root as for `resolve_path`."""
+    """The name of a file within the data, and its path; root as for `resolve_path`."""
     try:
         full = resolve_path(path, root)
-    except ValueError:  # a bad row, which `check_rows` tells
+    except ValueError:  # a bad row, which `check_rows` reports
         return path, path
     inside = root is not None and os.path.commonpath([full, root]) == root
     return os.path.relpath(full, root) if inside else path, full
 
 
 def places_of_stream(dataset: str) -> list[tuple[str, str]]:
-    """The same of all files of a data set, but for hidden ones, what datasets keeps beside them, and runs."""
+    """The same for all files of a data set, except hidden files, cache files of `datasets`, and runs."""
     files = files_of(dataset)
     base = dataset if os.path.isdir(dataset) else os.path.commonpath(map(os.path.dirname, files)) if files else ""
     places = [(os.path.relpath(file, base), file) for file in files]
@@ -298,8 +301,8 @@ def places_of_stream(dataset: str) -> list[tuple[str, str]]:
 
 
 def content_of(paths: list[str]) -> dict[str, Any]:
-    """A digest of what files hold, `MOST_BYTES` at most: where together they are larger, of every so many of them, and
-    of their beginnings."""
+    """A digest of the content of files, of at most `MOST_BYTES`. If the files are larger together, only every n-th
+    file is read, and of it only the beginning."""
     total = sum(max(0, marks_of(path)[0]) for path in paths)
     every = max(1, -(-total // MOST_BYTES))
     chosen = paths[::every]
@@ -317,12 +320,12 @@ def content_of(paths: list[str]) -> dict[str, Any]:
 
 
 def keys_of_processor(processor: MMFusionProcessor) -> dict[str, Any]:
-    """What `save_pretrained` writes, by key; of files that are no JSON a digest."""
+    """The values that `save_pretrained` writes, by key; a digest for each file that is not JSON."""
     values: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         processor.save_pretrained(folder)
         for path in sorted(Path(folder).rglob("*")):
-            if path.name == CHECKSUMS:  # of files whose keys are compared, and which also hold the last call's padding
+            if path.name == CHECKSUMS:  # the keys of these files are compared; they also hold the last call's padding
                 continue
             if path.suffix == ".json":
                 name = "" if path.name == "processor_config.json" else f"{path.stem}."
@@ -333,7 +336,7 @@ def keys_of_processor(processor: MMFusionProcessor) -> dict[str, Any]:
 
 
 def leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """The values of nested dicts by their dotted names."""
+    """The values of nested dicts, with dotted names."""
     if isinstance(value, dict) and 0 < len(value) <= MANY_KEYS:
         for key, inner in value.items():
             if key not in NO_PREPROCESSING:
@@ -345,18 +348,18 @@ def leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
 
 
 def is_digest(value: Any) -> bool:
-    """Whether a value was too long to keep."""
+    """Whether a value is a digest, because the value itself was too long."""
     return isinstance(value, str) and value.startswith("xxh3 ")
 
 
 def files_of_encoder(source: str) -> dict[str, str]:
-    """Of an encoder in a folder size and checksum of its config and weights, by name; of a Hub id the revision, and
-    nothing where that is not on this machine yet."""
+    """For an encoder in a folder: size and checksum of its config and weights, by file name. For a Hub id: the
+    revision, or nothing if it is not on this machine yet."""
     folder = Path(source)
     if not folder.is_dir():
         try:
             config = try_to_load_from_cache(source, "config.json")
-        except ValueError:  # a folder that is gone, and no name that a Hub id may have
+        except ValueError:  # a folder that no longer exists, and not a valid Hub id
             return {}
         return {"revision": Path(config).parent.name} if isinstance(config, str) else {}
     weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
@@ -365,7 +368,7 @@ def files_of_encoder(source: str) -> dict[str, str]:
 
 
 def frozen_sources(model_args: Any) -> dict[str, str]:
-    """By modality folder or Hub id of the encoders that do not train. A run that starts from a checkpoint keeps those
+    """By modality the folder or Hub id of the frozen encoders. A run that starts from a checkpoint keeps its encoders
     in its own folder."""
     if getattr(model_args, "init_from", None) is not None:
         return {}

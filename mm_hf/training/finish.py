@@ -1,4 +1,4 @@
-"""Ends a run that has trained: the test, the floors beside it, and what the folder keeps."""
+"""The end of a trained run: the test, its floors (baselines), and the files in the folder."""
 
 import copy
 import dataclasses
@@ -35,18 +35,18 @@ from .train_arguments import TrainArguments
 
 # Trains a model in place: (run, model, collator, arguments) -> points of (step, value) by name.
 Fit = Callable[[Run, MMFusionPreTrainedModel, MultimodalCollator, TrainArguments], dict[str, list]]
-# Of one floor its name, the name of its metric, and its value.
+# A floor (a baseline): its name, the name of its metric, and its value.
 Floor = tuple[str, str, float]
-WER_OF_MAJORITY = "wer_of_majority"  # compared, but not in `floors`, whose texts are by chrF
-EXPLAINED = 100  # test rows of which the card says what their answers rest on
-STREAMED_LABELS = 10_000  # rows of a stream that the constant guess is learned from: a stream has no known end
+WER_OF_MAJORITY = "wer_of_majority"  # compared, but not in `floors`, where texts are measured by chrF
+EXPLAINED = 100  # test rows that the card explains: which modalities their answers depend on
+STREAMED_LABELS = 10_000  # the constant guess is learned from so many rows of a stream, which has no known end
 
 
 def finish(run: Run, fit: Fit, history: dict[str, list]):
-    """Saves the trained model, measures it once on the test part, and writes all that a run leaves behind.
+    """Saves the trained model, measures it once on the test part, and writes all files of the run.
 
     Raises:
-        ValueError: its weights, or its answers, are not finite.
+        ValueError: its weights or its answers are not finite.
     """
     check_finite(run.model, run.output_dir)
     merge_adapters(run, run.model)
@@ -70,7 +70,7 @@ def finish(run: Run, fit: Fit, history: dict[str, list]):
     if run.data_args.fold and run.accelerator.is_main_process:
         keep_out_of_fold(run, predictions)
     results = {"metrics": report["metrics"], "by_kind": report["by_kind"], "floors": {}}
-    if isinstance(report.get("rows"), int):  # those without a label, and those whose label is bad, do not count
+    if isinstance(report.get("rows"), int):  # rows without a label, or with a bad label, do not count
         results |= {"test_rows": len(run.splits["test"]), "measured_rows": report["rows"]}
     if calibrated:
         results["confidence"] = rounded(measured_confidence(run, predictions))
@@ -78,7 +78,7 @@ def finish(run: Run, fit: Fit, history: dict[str, list]):
     run.say(f"test: {json.dumps(report['metrics'])}")
 
     started, streams = time.perf_counter(), isinstance(run.splits["train"], IterableDataset)
-    # The constant guess costs nothing but for a stream, which is read again: the verdict needs it in any case.
+    # The verdict needs the constant guess. It costs nothing, except for a stream, which has to be read again.
     floors = constant_floors(run, predictions) if run.train_args.floors or not streams else []
     if run.train_args.floors:
         floors += [] if run.searches else measure_floors(run, fit)
@@ -108,7 +108,7 @@ def finish(run: Run, fit: Fit, history: dict[str, list]):
 
 
 def leave(run: Run, results: dict, splits: dict, logits: Any, history: dict[str, list]):
-    """Writes what a run leaves behind, with what every run notes of itself; arguments as for `write_run`."""
+    """Writes the files of a run, and adds the facts that every run records; arguments as for `write_run`."""
     recipe = {"name": run.name, **recipe_of(run.model_args, run.data_args, run.train_args)}
     results |= {
         "seed": run.train_args.seed,
@@ -124,8 +124,8 @@ def leave(run: Run, results: dict, splits: dict, logits: Any, history: dict[str,
         results["started_from"] = {"name": run.start.name, "parts": run.start.lines}
     if run.accelerator.is_main_process:
         write_run(run.output_dir, run.model, run.collator, splits, logits, results, history)
-    run.accelerator.wait_for_everyone()  # a process that leaves while others still talk may take them down
-    if run.data_args.fold and run.world_size > 1:  # the next fold needs the processes to go on together
+    run.accelerator.wait_for_everyone()  # a process that ends while others still communicate may make them fail
+    if run.data_args.fold and run.world_size > 1:  # the next fold needs the same group of processes
         for tracker in run.accelerator.trackers:
             tracker.finish()
         return
@@ -133,11 +133,11 @@ def leave(run: Run, results: dict, splits: dict, logits: Any, history: dict[str,
 
 
 def add_line(run: Run, predictions: Predictions, results: dict) -> tuple[list[Floor], dict | None]:
-    """Puts the linear floor beside the others in the results, or why there is none, and what it answers into the
-    folder. On the main process alone, which writes the report.
+    """Adds the linear floor to the results, or the reason why there is none, and writes its answers into the folder.
+    Only the main process does this, since it writes the report.
 
     Returns:
-        the floor, and what else is to be said of it, the model beside it row by row; nothing where there is none.
+        the floor, and more facts about it: the paired comparison with the model. Empty and None if there is no floor.
     """
     floor = None
     if run.accelerator.is_main_process:
@@ -155,7 +155,7 @@ def add_line(run: Run, predictions: Predictions, results: dict) -> tuple[list[Fl
         return [], None
     floors = floor_of(run, LINE, floor.report)
     results["floors"] |= {name: value for name, _, value in floors}
-    if run.line is not None:  # it is not held against itself
+    if run.line is not None:  # the model is the linear model: it is not compared with itself
         return [], None
     keeps = all(task.keeps_line for task in run.tasks)
     words = {} if keeps else {"words": next(iter(floor.answers.values())).words}
@@ -163,9 +163,9 @@ def add_line(run: Run, predictions: Predictions, results: dict) -> tuple[list[Fl
 
 
 def constant_floors(run: Evaluator, predictions: Predictions) -> list[Floor]:
-    """What the best answers score that look at no row, see `Task.constants`: learned from the labels of the training
-    part, measured on the predictions for the test part, for each task; of a search what an order drawn at random
-    finds."""
+    """The scores of the best constant answers, which do not look at any row, for each task; see `Task.constants`. They
+    are learned from the labels of the training part and measured on the test part. For a search: the score of a random
+    order."""
     if run.searches:
         return run.task.chance(predictions.labels)[0]
     firsts: list[Floor] = []
@@ -174,8 +174,8 @@ def constant_floors(run: Evaluator, predictions: Predictions) -> list[Floor]:
     for alone in run.alone():
         task, column = alone.task, alone.label
         try:
-            learned = alone.read_labels("train", bad=[], of_stream=STREAMED_LABELS)  # the training has judged bad ones
-        except Exception as error:  # each reader raises its own types, and the model is trained by now
+            learned = alone.read_labels("train", bad=[], of_stream=STREAMED_LABELS)  # bad labels were checked before
+        except Exception as error:  # readers raise different types, and the trained model must not be lost
             run.say(f"no constant guess: the labels of train cannot be read again ({type(error).__name__}: {error})")
             return []
         labels = predictions.labels[column] if run.several else predictions.labels
@@ -201,8 +201,8 @@ def constant_floors(run: Evaluator, predictions: Predictions) -> list[Floor]:
 
 
 def measure_floors(run: Run, fit: Fit) -> list[Floor]:
-    """What the score must be held against beside a constant guess: each modality alone, and wrong pairs. The models
-    that see one modality alone are trained as the model was, on a smaller budget, with the other absent."""
+    """More floors to compare the score with: models that see one modality only, and wrong pairs. The models with one
+    modality are trained in the same way as the model, with a smaller budget and with the other modalities absent."""
     floors: list[Floor] = []
     modalities = run.model.config.modalities
     for modality in modalities if len(modalities) > 1 else []:
@@ -225,14 +225,14 @@ def measure_floors(run: Run, fit: Fit) -> list[Floor]:
         order = torch.randperm(len(run.splits["test"]), generator=generator).tolist()
         shuffled = OtherPictures(run.splits["test"], "test", run.columns, order)
         batches = run.loader_of(shuffled, run.collator)
-        # Bad rows are not noted: a bad picture is here in another row than its own.
+        # Bad rows are not noted: here a bad picture is in another row than its own.
         predictions = predict(run.model, batches, run.accelerator, generate=run.generate_arguments("test"))
         floors += floor_of(run, "shuffled_pairs", report_of(run, predictions, "test"))
     return floors
 
 
 def floor_of(run: Evaluator, name: str, report: dict) -> list[Floor]:
-    """The first metric of a report as a floor; of several tasks that of each as well."""
+    """The first metric of a report as a floor; for several tasks also the first metric of each task."""
     metrics, (first, *_) = report["metrics"], report["metrics"]
     of_tasks = [(f"{task}_{name}", metric, metrics[metric]) for task, metric in run.task_metrics().items()]
     return [(name, first, metrics[first]), *of_tasks]

@@ -1,6 +1,7 @@
-"""Flags on the command line from the fields of dataclasses, with a help that is made for reading.
+"""Command line flags from the fields of dataclasses, with readable help.
 
-It imports neither torch nor transformers (whose `HfArgumentParser` does), so that `--help` comes at once.
+This module imports neither torch nor transformers (`HfArgumentParser` of transformers would import both), so that
+`--help` is fast.
 """
 
 import argparse
@@ -17,19 +18,19 @@ from .recipe_files import parse_yaml
 from .values import checked_values, finite_number, truth, whole_number
 
 
-OF_RECIPES = ("aliases", "flag", "forms", "needs", "usual", "names_columns")  # metadata that argparse has no use for
+OF_RECIPES = ("aliases", "flag", "forms", "needs", "usual", "names_columns")  # metadata that argparse does not use
 NOT_GIVEN = object()
 METAVARS = {int: "INT", float: "NUMBER", bool: "true|false", str: "TEXT"}
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Keeps the lines of a description, names each flag once, and says a default where there is one."""
+    """Keeps the lines of a description, lists each flag once, and shows its default if it has one."""
 
     def __init__(self, prog: str):
         super().__init__(prog, max_help_position=34)
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
-        """See the library's method. The spelling with hyphens (`--text-column`) is understood, but not listed."""
+        """See the library's method. The spelling with hyphens (`--text-column`) is accepted, but not listed."""
         if not action.option_strings:
             return super()._format_action_invocation(action)
         names = [name for name in action.option_strings if "-" not in name.lstrip("-")]
@@ -46,15 +47,15 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """Flags of dataclasses, a group of them for each class. Numbers are finite and in range, and a mistake is told in
-    one line, without the list of all flags before it.
+    """A parser with the flags of dataclasses, one group of flags per class. Numbers must be finite and in range. An
+    error is printed in one line, without the list of all flags before it.
 
     Args:
-        groups: dataclasses. The metadata of a field may hold `help`, `choices`, `flag` (its name, where that is not
-            the field's), `aliases` (other flags for it), `forms` (types that it may have beside its own, written as
-            in YAML), and whatever `add_argument` takes; the first line of a class's docstring is the title of its
+        groups: dataclasses. The metadata of a field may hold `help`, `choices`, `flag` (its name, if it differs from
+            the field's), `aliases` (other flags for it), `forms` (other types that the value may have, written as
+            in YAML), and all arguments of `add_argument`. The first line of a class's docstring is the title of its
             flags.
-        kwargs: of `argparse.ArgumentParser`.
+        kwargs: for `argparse.ArgumentParser`.
     """
 
     def __init__(self, groups: type | Sequence[type], **kwargs: Any):
@@ -69,11 +70,11 @@ class ArgumentParser(argparse.ArgumentParser):
         self.add_imported()
 
     def add_imported(self):
-        """Adds the flags that name the columns of modalities from outside which were imported since, where columns are
-        named at all.
+        """Adds the flags for the columns of modalities from outside that were imported in the meantime. Does nothing
+        if this parser has no flags for columns.
 
         Raises:
-            ValueError: there is such a flag already.
+            ValueError: such a flag exists already.
         """
         if all(key.name != COLUMNS.key for group in self.groups for key in fields(group)):
             return
@@ -82,7 +83,10 @@ class ArgumentParser(argparse.ArgumentParser):
             if key in added:
                 continue
             if key in self.names():
-                raise ValueError(f"--{key} would name the columns of {name}, and is a flag already: rename it there.")
+                raise ValueError(
+                    f"--{key} would name the columns of {name}, but this flag exists already: rename it in the "
+                    "imported file."
+                )
             self.outside = self.outside or self.add_argument_group("Columns of modalities from outside mm_hf")
             text = f'Columns of {name}, as --columns "{{{name}: […]}}".'
             self.outside.add_argument(
@@ -90,7 +94,7 @@ class ArgumentParser(argparse.ArgumentParser):
             )
 
     def error(self, message: str):
-        """Ends the script."""
+        """Prints the message and ends the script."""
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())} (--help lists all flags.)\n")
 
     def names(self) -> set[str]:
@@ -98,22 +102,22 @@ class ArgumentParser(argparse.ArgumentParser):
         return {name.lstrip("-") for action in self._actions for name in action.option_strings}
 
     def given(self, words: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
-        """What `parse_known_args` gives, with `NOT_GIVEN` for each field that no flag gives."""
+        """The result of `parse_known_args`, with `NOT_GIVEN` for each field without a flag on the command line."""
         names = [key.name for group in self.groups for key in fields(group) if "action" not in key.metadata]
         return self.parse_known_args(words, argparse.Namespace(**dict.fromkeys(names, NOT_GIVEN)))
 
     def parse_args_into_dataclasses(self, words: list[str] | None = None) -> list[Any]:
-        """One instance of each dataclass; behind them, where there are other arguments, a namespace of these.
+        """One instance of each dataclass; if there are other arguments, a namespace with these comes last.
 
         Raises:
-            ValueError: a word that is no flag and not asked for, or what the dataclasses refuse.
+            ValueError: a word is no known flag and no expected value, or a dataclass refuses a value.
         """
         namespace, others = self.given(words)
         if others:
             flags = [word.split("=")[0] for word in others if word.startswith("-")]
             if flags:
                 raise ValueError(f"unknown flag {flags[0]}.{did_you_mean(flags[0].lstrip('-'), self.names())}")
-            raise ValueError(f"unexpected {others[0]!r:.80}: give values behind the flag that they belong to.")
+            raise ValueError(f"unexpected {others[0]!r:.80}: give each value after its flag.")
         given = {name: value for name, value in vars(namespace).items() if value is not NOT_GIVEN}
         below = {name: self.get_default(name) for name in vars(namespace) if name not in keys_from_outside()}
         short = short_forms(given, below)
@@ -129,8 +133,8 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 def add_flag(section: Any, key: Field, hint: Any):
-    """Adds the flag of a field to a group of them: `--text_column`, `--text-column`, and `--no_floors` beside a
-    `--floors` that is true unless told otherwise."""
+    """Adds the flag of a field to a group of flags: `--text_column`, also as `--text-column`. A flag that is true by
+    default, such as `--floors`, also gets `--no_floors`."""
     kinds = [kind for kind in get_args(hint) if kind is not type(None)] if get_origin(hint) is not list else []
     hint = kinds[0] if kinds else hint
     several = get_origin(hint) is list
@@ -156,10 +160,10 @@ def add_flag(section: Any, key: Field, hint: Any):
 
 
 def by_form(reader: Callable[[str], Any], text: str) -> Any:
-    """The value of a flag that may also be a dict or a list of YAML.
+    """The value of a flag that may also be a dict or a list in YAML.
 
     Raises:
-        ArgumentTypeError: it is neither that, nor what the reader takes.
+        ArgumentTypeError: it is neither of these, and the reader does not accept it.
     """
     if not text.startswith(("{", "[")):
         return reader(text)
@@ -175,7 +179,7 @@ def spellings(name: str) -> list[str]:
 
 
 def docstring_of(module: str) -> str:
-    """The docstring of a module of this package, which is read and not run."""
+    """The docstring of a module of this package. The file is read, but the module is not run."""
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(f"there is no module {module}", name=module)

@@ -1,8 +1,10 @@
-"""Cross-validation (`folds`): so many runs, each measured on the rows that it has not learned, and a last one of all.
+"""Cross-validation (`folds`): one run per fold, each measured on the rows that it was not trained on, and a last run
+on all rows.
 
-Each fold is a run in a folder of its own (`fold-1`, …): chosen on rows cut from those that it learns, and measured
-once on its own. The last one, in the folder itself, learns all rows for as many steps as the folds were best after, on
-average. Nothing measures it: its score is that of the folds. A killed run goes on with the fold that it was in.
+Each fold is a run in its own folder (`fold-1`, …). Its best weights are selected on validation rows that are cut from
+its training rows, and it is measured once on the rows of its fold. The last run, in the main folder, is trained on all
+rows, for the mean number of steps after which the folds were best. No rows are left to measure it: the score of the
+folds is reported. If a run was killed, it resumes in the fold that it was in.
 """
 
 import json
@@ -26,22 +28,24 @@ from .run import Run
 from .run_folder import in_place
 
 
-FOLD = "fold-{}"  # the folder of one, within the run's
+FOLD = "fold-{}"  # the folder of a fold, within the run's folder
 OUT_OF_FOLD, PREDICTIONS = "out_of_fold.safetensors", "predictions.jsonl"
-OF_TASK = "{} {}"  # the name of a tensor of one of several tasks
+OF_TASK = "{} {}"  # the name of a tensor of one task, if there are several
 CONFIDENCE = 0.95
 NOTE = (
-    "95 % by Student's t over the folds, cut where the metric ends (accuracy: at 0 and 1). They share training rows, "
-    "so their scores are no independent draws, and the interval may be too narrow (Bengio and Grandvalet 2004)."
+    "a 95 % interval by Student's t over the folds, clipped to the range of the metric (accuracy: 0 to 1). The folds "
+    "share training rows, so their scores are not independent, and the interval may be too narrow (Bengio and "
+    "Grandvalet 2004)."
 )
 
 
 def runs_of(description: str, script: str) -> Iterator[list[str] | None]:
-    """The runs that the command line asks for, as the words of each: one, but for `folds`. None: as it stands."""
+    """The runs that the command line asks for, each as a list of words: several with `folds`, else one. None means the
+    command line as it is."""
     words, prog = sys.argv[1:], f"mm_hf {Path(script).stem}"
     try:
         given = given_keys(words, prog)
-    except (OSError, ValueError):  # whoever reads it tells it
+    except (OSError, ValueError):  # the run itself reports this error
         given = set()
     if "folds" not in given or "fold" in given:
         yield None
@@ -52,37 +56,37 @@ def runs_of(description: str, script: str) -> Iterator[list[str] | None]:
         say(f"\nfold {number} of {count}")
         yield [*words, "--fold", str(number), "--output_dir", str(output_dir / FOLD.format(number))]
     steps = round(mean(results["best_step"] for results in results_of(output_dir, count)))
-    say(f"\nthe model of all rows: {steps} steps, the mean of the folds' best")
+    say(f"\nthe model trained on all rows: {steps} steps, the mean of the best steps of the folds")
     yield [*words, "--fold", "0", "--max_steps", str(max(1, steps))]
 
 
 def say(line: str):
-    """Prints, on one process."""
+    """Prints on one process."""
     if int(os.environ.get("RANK", 0)) == 0:
         print(line, flush=True)
 
 
 def results_of(output_dir: Path, count: int) -> list[dict[str, Any]]:
-    """What each fold has left in its results.json."""
+    """The results.json of each fold."""
     return [read_json(output_dir / FOLD.format(number) / "results.json") for number in range(1, count + 1)]
 
 
 def best_on_validation(run: Run, history: dict[str, list]) -> tuple[int, float] | None:
-    """The step and the score of the weights that were best on validation; None where none was measured."""
+    """The step and the score of the weights that were best on validation; None if nothing was measured."""
     points = [(step, score) for step, score in history.get("validation", []) if math.isfinite(score)]
     sign = -1 if lower_is_better(run.first_metric()) else 1
     return max(points, key=lambda point: sign * point[1], default=None)
 
 
 def best_step(run: Run, history: dict[str, list]) -> int:
-    """After how many steps a run was best on validation; where none was measured, its last step."""
+    """The step after which a run was best on validation; its last step if nothing was measured."""
     if best := best_on_validation(run, history):
         return best[0]
     return max((step for values in history.values() for step, _ in values), default=1)
 
 
 def keep_out_of_fold(run: Run, predictions: Predictions):
-    """Keeps what the run of a fold says of its own rows, with their numbers in the data."""
+    """Keeps the predictions of a fold's run for the rows of its fold, with their row numbers in the data."""
     part: Any = run.splits["test"]
     numbers = torch.tensor(part[SOURCE_ROW])[predictions.row_ids]
     tensors = {"rows": numbers, **flat("logits", predictions.logits), **flat("labels", predictions.labels)}
@@ -91,24 +95,25 @@ def keep_out_of_fold(run: Run, predictions: Predictions):
 
 
 def flat(name: str, values: Any) -> dict[str, torch.Tensor]:
-    """Tensors by name; of several tasks one each."""
+    """Tensors by name; with several tasks, one tensor per task."""
     several = isinstance(values, dict)
     return {OF_TASK.format(name, task): value for task, value in values.items()} if several else {name: values}
 
 
 def out_of_fold(run: Run) -> tuple[Any, Any, torch.Tensor]:
-    """Logits and labels of all rows, each by the model that has not learned it, and the fold of each.
+    """Logits and labels of all rows, and the fold of each row. Each row is predicted by the model that was not trained
+    on it.
 
     Raises:
-        ValueError: the folds are not those of these rows.
+        ValueError: the folds do not hold exactly these rows.
     """
     count, total = int(run.data_args.folds or 0), len(run.splits["train"])  # type: ignore[arg-type]
     kept = [load_file(run.output_dir / FOLD.format(number) / OUT_OF_FOLD) for number in range(1, count + 1)]
     numbers = torch.cat([fold["rows"] for fold in kept])
     if sorted(numbers.tolist()) != list(range(total)):
         raise ValueError(
-            f"The folds in {run.output_dir} hold {len(numbers):,} rows, and the data has {total:,}: "
-            "--overwrite_output_dir starts anew."
+            f"The folds in {run.output_dir} hold {len(numbers):,} rows, but the data has {total:,}: "
+            "--overwrite_output_dir starts again from the beginning."
         )
     order = numbers.argsort()
 
@@ -119,7 +124,7 @@ def out_of_fold(run: Run) -> tuple[Any, Any, torch.Tensor]:
 
     def whole(name: str) -> torch.Tensor:
         parts = [fold[name] for fold in kept]
-        if run.writes:  # tokens, brought to the length of the longest
+        if run.writes:  # tokens, padded to the length of the longest
             longest = max(part.shape[1] for part in parts)
             token = -100 if name == "labels" else int(run.model.config.pad_token_id or 0)
             parts = [torch.nn.functional.pad(part, (0, longest - part.shape[1]), value=token) for part in parts]
@@ -130,12 +135,12 @@ def out_of_fold(run: Run) -> tuple[Any, Any, torch.Tensor]:
 
 
 def over_folds(values: list[float | None], ends: tuple[float, float] = (-math.inf, math.inf)) -> dict[str, Any]:
-    """The mean of one value a fold, its interval, and the values; None where a fold has none. The interval stops at
-    `ends`, the least and the most that the values can be: of an accuracy at 0 and 1."""
+    """The mean of one value per fold, its interval, and the values. Mean and interval are None if a fold has no value.
+    The interval is clipped to `ends`, the smallest and the largest possible value: 0 and 1 for an accuracy."""
     known = [value for value in values if value is not None and math.isfinite(value)]
     if len(known) < len(values):
         return {"mean": None, "low": None, "high": None, "values": values}
-    from scipy import stats  # late: it loads for a while
+    from scipy import stats  # imported here because it is slow to load
 
     middle = mean(known)
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(known) - 1)) * stdev(known) / math.sqrt(len(known))
@@ -143,7 +148,7 @@ def over_folds(values: list[float | None], ends: tuple[float, float] = (-math.in
 
 
 def measure_folds(run: Run) -> tuple[dict[str, Any], Any]:
-    """What the folds say together, as results.json has it, and the logits of all rows."""
+    """The joint results of the folds, as in results.json, and the logits of all rows."""
     logits, labels, folds = out_of_fold(run)
     part: Any = run.splits["train"]
     pooled = run.metrics(logits, labels, part[run.columns.kind][:] if run.columns.kind else None)
@@ -187,7 +192,8 @@ def measure_folds(run: Run) -> tuple[dict[str, Any], Any]:
 
 
 def write_predictions(run: Run, logits: Any, folds: torch.Tensor):
-    """Writes what was predicted of each row by the model that has not learned it, as `mm_hf predict` says it."""
+    """Writes the prediction for each row, by the model that was not trained on it, in the format of `mm_hf
+    predict`."""
     part: Any = run.splits["train"]
     said: list[dict[str, Any]] = [{"row": row, "fold": fold} for row, fold in enumerate(folds.tolist())]
     for alone in run.alone():

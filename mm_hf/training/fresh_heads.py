@@ -1,8 +1,9 @@
-"""The head of a run that starts from a checkpoint and knows none of its labels: fitted before the run trains.
+"""Fits a fresh head before training, for a run that starts from a checkpoint with none of the new labels.
 
-A last layer that starts from nothing moves by no more than the rate a step, and pulls what was learned before with it
-while it does. Fitted first, on what the rest makes of the rows, it neither costs epochs nor harms (LP-FT: Kumar et al.
-2022, "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution", section 4).
+A fresh last layer needs many steps to reach useful weights, and its gradients distort the pretrained features
+meanwhile. Here the last layer is fitted first, on the features that the rest of the model computes for the rows. That
+saves epochs and avoids the distortion (LP-FT: Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features and
+Underperform Out-of-Distribution", section 4).
 """
 
 import warnings
@@ -23,22 +24,23 @@ from ..progress_bar import progress_bar
 from .run import Run
 
 
-MOST_ROWS = 10_000  # more say little more about one layer
-STRENGTH = 0.1  # of a row against the penalty on the weights, `C` of scikit-learn
+MOST_ROWS = 10_000  # more rows add little to the fit of one layer
+STRENGTH = 0.1  # weight of the rows against the penalty on the weights, `C` of scikit-learn
 NOT_LABELS = ("row_ids", "bad_rows", "stream_position", "labels", "sample_weight")
 
 
 def fit_fresh_heads(model: MMFusionPreTrainedModel, heads: dict[Any, Head], run: Run) -> dict[str, str]:
-    """Fits last layers, in place, to the labels of the training rows; all else stays as it is. One process calls it.
+    """Fits last layers, in place, to the labels of the training rows; nothing else changes. One process calls it.
 
     Args:
-        model: as the run starts with it, but for these heads.
-        heads: by task, or the label of the only one, those that know none of their labels; those from outside whose
-            last layer is another than `nn.Linear` are passed over.
-        run: the run, whose collator makes the batches.
+        model: the model that the run starts with.
+        heads: by task (or by the label column of the only task) the heads that know none of their labels. Heads from
+            outside with another last layer than `nn.Linear` are skipped.
+        run: the run; its collator makes the batches.
 
     Returns:
-        by the line that says that a head is fresh the line in its place; nothing of a stream, whose rows come later.
+        for each line that says that a head is fresh, the line that replaces it; an empty dict for a stream, whose rows
+        are not known in advance.
     """
     linear = {task: head for task, head in heads.items() if isinstance(head.layer, torch.nn.Linear)}
     if not linear or isinstance(run.splits["train"], IterableDataset):
@@ -50,13 +52,13 @@ def fit_fresh_heads(model: MMFusionPreTrainedModel, heads: dict[Any, Head], run:
         targets = labels[task] if isinstance(labels, dict) else labels
         if rows := fit(head, vectors[task].numpy(), targets.numpy(), "balanced" if balanced else None):
             fresh = f"{title_of(task, head)}: fresh"
-            lines[fresh] = f"{fresh}, fitted to {rows:,} training rows as a linear model, before all of it trains"
+            lines[fresh] = f"{fresh}, fitted to {rows:,} training rows as a linear model before the training"
     return lines
 
 
 @torch.no_grad()
 def vectors_of(model: torch.nn.Module, heads: dict[Any, Head], run: Run) -> tuple[dict[Any, Any], Any]:
-    """What each of some heads reads of the training rows, `(N, D)`, and the labels, as `label_tensor` gives them."""
+    """The input of each head's last layer for the training rows, `(N, D)`, and the labels, as from `label_tensor`."""
     dataset, device = run.splits["train"], run.accelerator.device
     if len(dataset) > MOST_ROWS:
         drawn = np.random.default_rng(run.train_args.seed).choice(len(dataset), MOST_ROWS, replace=False)
@@ -86,16 +88,16 @@ def vectors_of(model: torch.nn.Module, heads: dict[Any, Head], run: Run) -> tupl
 
 
 def fit(head: Head, vectors: np.ndarray, labels: np.ndarray, class_weight: str | None) -> int:
-    """Fits one layer, in place; outputs without an example stay out of the way.
+    """Fits one layer, in place. Outputs without an example get a low score.
 
     Args:
-        head: whose layer it is.
+        head: the head with this layer.
         vectors: `(N, D)` float32.
-        labels: `(N,)` int64, -100 for none, or `(N,)` or `(N, C)` floats, NaN for none.
+        labels: `(N,)` int64 with -100 for a missing label, or `(N,)` or `(N, C)` floats with NaN for a missing label.
         class_weight: see scikit-learn's `LogisticRegression`.
 
     Returns:
-        how many rows it was fitted to, 0 where there is nothing to fit.
+        the number of rows in the fit; 0 if there is nothing to fit.
     """
     known = labels != -100 if labels.dtype.kind == "i" else ~np.isnan(labels.reshape(len(labels), -1)).all(1)
     vectors, labels = vectors[known], labels[known]
@@ -117,13 +119,13 @@ def fit(head: Head, vectors: np.ndarray, labels: np.ndarray, class_weight: str |
             return 0
         model = classify(inputs, labels, class_weight)
         coefficients, intercepts = model.coef_, model.intercept_
-        if len(classes) == 2:  # one row, of the second class
+        if len(classes) == 2:  # scikit-learn gives one row of coefficients, for the second class
             coefficients, intercepts = (
                 np.concatenate([-coefficients, coefficients]) / 2,
                 np.r_[-intercepts, intercepts] / 2,
             )
         fitted = dict.fromkeys(range(head.layer.out_features), (np.zeros(inputs.shape[1]), intercepts.min()))
-        fitted |= dict(zip(classes.tolist(), zip(coefficients, intercepts)))  # the others have no row
+        fitted |= dict(zip(classes.tolist(), zip(coefficients, intercepts)))  # the other classes have no examples
     else:
         for output, column in enumerate(labels.T):
             labelled = ~np.isnan(column)
@@ -139,7 +141,7 @@ def fit(head: Head, vectors: np.ndarray, labels: np.ndarray, class_weight: str |
 
 
 def classify(inputs: np.ndarray, labels: np.ndarray, class_weight: str | None) -> LogisticRegression:
-    """A logistic regression; one that has not quite arrived will do."""
+    """A logistic regression. It is used even if it has not fully converged."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         return LogisticRegression(C=STRENGTH, max_iter=200, class_weight=class_weight).fit(inputs, labels)

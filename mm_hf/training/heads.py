@@ -1,4 +1,4 @@
-"""The heads that a recipe can ask for, by the names of its key `task`, and what they say of the labels."""
+"""The heads that a recipe can name in its key `task`, and the task that each head implies."""
 
 from ..heads import HEADS, TASK_OF
 from ..models.head_table import HEAD_TABLE
@@ -9,7 +9,7 @@ KEY_OF = {entry.class_name: entry.task for entry in HEAD_TABLE}
 
 
 def task_of_class(name: str) -> type[Task] | None:
-    """The task of a class of models, by its name; None where its labels tell."""
+    """The task of a model class, by its name; None if the task depends on the labels."""
     return task_of_head(KEY_OF.get(name))
 
 

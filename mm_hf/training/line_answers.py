@@ -1,5 +1,5 @@
-"""What the linear floor of a run answered on its test part, kept beside the checkpoint: who measures the run again
-holds it against that without fitting anything."""
+"""The answers of a run's linear floor (a linear baseline) on the test part, kept beside the checkpoint. A later
+measurement of the run compares with them, without fitting the floor again."""
 
 from pathlib import Path
 from typing import Any
@@ -16,27 +16,27 @@ ANSWERS = Path("floors", "linear.safetensors")
 
 
 def keep_answers(folder: Path, predictions: Any, labels: Any):
-    """Writes what a floor answers on the test part, and the labels that it was measured by; both as `Predictions` has
-    them."""
+    """Writes the answers of a floor on the test part, and the labels that it was measured on; both in the form of
+    `Predictions`."""
     tensors = {**flat("predictions", predictions), **flat("labels", labels)}
     (folder / ANSWERS).parent.mkdir(exist_ok=True)
     save_file({name: value.clone().contiguous() for name, value in tensors.items()}, folder / ANSWERS)
 
 
 def flat(name: str, values: Any) -> dict[str, torch.Tensor]:
-    """A tensor, or a dict of them, under names in one dict."""
+    """Puts a tensor, or a dict of tensors, into one flat dict by name."""
     if isinstance(values, torch.Tensor):
         return {name: values}
     return {f"{name}/{key}": value for key, value in values.items()}
 
 
 def kept_answers(folder: str | Path, labels: Any) -> Any | None:
-    """What the linear floor of a run answered, where that was on the very rows that are measured now, as their labels
-    tell: a tensor, or a dict of them.
+    """The answers of a run's linear floor: a tensor, or a dict of tensors. None if they belong to other rows than the
+    ones that are measured now; the labels are compared to find out.
 
     Args:
         folder: of the run.
-        labels: of the rows that are measured, as `Predictions` has them.
+        labels: of the rows that are measured, in the form of `Predictions`.
     """
     try:
         kept = load_file(Path(folder) / ANSWERS)
@@ -52,13 +52,13 @@ def kept_answers(folder: str | Path, labels: Any) -> Any | None:
 
 
 def line_score(run: Evaluator, folder: str | Path, predictions: Predictions) -> dict[str, Any] | None:
-    """The first metric of the linear floor that a run keeps, on the rows that are measured now: its `metric` and its
-    `value`; None where it was not measured on these.
+    """The first metric of a run's linear floor on the rows that are measured now: its `metric` and its `value`. None
+    if the floor was not measured on these rows.
 
     Args:
-        run: measures.
+        run: measures the answers.
         folder: of the run that keeps the answers.
-        predictions: of its model.
+        predictions: of the run's model.
     """
     kept = kept_answers(folder, predictions.labels)
     if kept is None:
@@ -68,5 +68,5 @@ def line_score(run: Evaluator, folder: str | Path, predictions: Predictions) -> 
 
 
 def same(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether two tensors are equal, what is missing (NaN) too."""
+    """Whether two tensors are equal; missing values (NaN) count as equal."""
     return one.shape == other.shape and torch.allclose(one.double(), other.double(), rtol=0, atol=0, equal_nan=True)

@@ -1,4 +1,5 @@
-"""`--fusion linear`: the straight line kept as an ordinary checkpoint, fitted by scikit-learn and not by steps."""
+"""`--fusion linear`: a linear model as an ordinary checkpoint. It is fitted by scikit-learn, without training
+steps."""
 
 import time
 from collections.abc import Callable
@@ -22,7 +23,7 @@ Fit = Callable[..., dict[str, list]]  # see `finish`
 
 
 def fit_of(run: Run, fit: Fit) -> Fit:
-    """What trains the models of a run: the given function, or `fit_linear` where the fusion is the straight line."""
+    """The function that trains the models of a run: the given one, or `fit_linear` if the fusion is `linear`."""
     return fit_linear if run.model.config.fusion_module_config.fusion_type == LINEAR else fit
 
 
@@ -33,27 +34,28 @@ def fit_linear(
     args: TrainArguments,
     folder: Path | None = None,
 ) -> dict[str, list]:
-    """Fits a line for each task, on the training rows that the linear floor learns from, and writes it into
-    projections and head. All processes do the same.
+    """Fits a linear model for each task, on the training rows that the linear floor uses, and writes it into the
+    projections and the head. All processes do the same.
 
     Returns:
-        points of (step, value) by name: the score on validation, after no step.
+        points of (step, value) by name: the score on validation, at step 0.
 
     Raises:
-        ValueError: features that no encoder of a checkpoint gives, or a task without a line.
+        ValueError: a checkpoint's encoders do not compute some of the features, or a task has no linear model.
     """
     started = time.perf_counter()
     for name, encoder in model.base_model.encoders.items():
         if (reason := reader_of(name).line_refused(encoder)) is not None:
             raise ValueError(
-                f"fusion {LINEAR} cannot keep the {name} columns: {reason}, which no line can be written into. Leave "
-                "them out, or take another fusion, such as concat; the floor `linear` stands beside it."
+                f"fusion {LINEAR} cannot keep the {name} columns: {reason}, and a linear model cannot be written into "
+                "that. Leave the columns out, or choose another fusion, such as concat; the floor `linear` is then "
+                "measured beside it."
             )
-    run.say("fitting: a straight line, without steps")
+    run.say("fitting: a linear model, without training steps")
     floor = measure_line(run, model, collator)
     if floor is None:
         names = ", ".join(task.name for task in run.tasks)
-        raise ValueError(f"fusion {LINEAR} has no line for {names}: take another fusion, such as concat.")
+        raise ValueError(f"fusion {LINEAR} has no linear model for {names}: choose another fusion, such as concat.")
     write_line(model, floor)
     if folder is not None:
         run.line = floor
@@ -65,11 +67,11 @@ def fit_linear(
 
 @torch.no_grad()
 def write_line(model: MMFusionPreTrainedModel, floor: LinearFloor):
-    """Writes the lines of a floor into a model: what belongs to a modality into its projection (or encoder), the bias
-    into the head, which takes each output from a place of its own.
+    """Writes the linear models of a floor into a model: the weights of a modality into its projection (or encoder),
+    and the bias into the head. Each output has its own place in the fused vector.
 
     Raises:
-        ValueError: a last layer that is not linear.
+        ValueError: a last layer is not linear.
     """
     layers = model.last_layers()
     width = model.config.fusion_module_config.sizes().width
@@ -78,7 +80,10 @@ def write_line(model: MMFusionPreTrainedModel, floor: LinearFloor):
         layer, head = layers[column if column in layers else None]
         line = answer.line
         if line is None or not isinstance(layer, nn.Linear):
-            raise ValueError(f"fusion {LINEAR} needs a linear last layer, and {head.name} has {type(layer).__name__}.")
+            raise ValueError(
+                f"fusion {LINEAR} needs a linear last layer, but {head.name} has {type(layer).__name__}: choose "
+                "another fusion, such as concat."
+            )
         outputs = layer.out_features
         scale = np.ones(outputs) if head.label_scale is None else np.array(head.label_scale)
         mean = np.zeros(outputs) if head.label_mean is None else np.array(head.label_mean)

@@ -1,5 +1,6 @@
-"""A straight line beside the score: a linear model on what the encoders give before they train, on the table and on
-the words, fitted on the training rows and measured on the test part as the model is."""
+"""The linear floor: a linear model as a baseline for the score. Its features are the outputs of the encoders before
+training, the columns of the table, and the words of the texts. It is fitted on training rows and measured on the test
+part in the same way as the model."""
 
 import random
 import time
@@ -24,8 +25,8 @@ from .run import Run
 
 
 PARTS = ("train", "validation", "test")
-MOST_ROWS = 5_000  # training rows that it learns from: more change little, and take minutes
-MOST_NUMBERS = 20_000_000  # of their features: 160 MB in float64
+MOST_ROWS = 5_000  # training rows in the fit: more rows change little, and take minutes
+MOST_NUMBERS = 20_000_000  # numbers in the matrix of features: 160 MB in float64
 
 
 @dataclass
@@ -33,13 +34,13 @@ class LinearFloor:
     """The linear floor of a run.
 
     Args:
-        answers: by column of labels what its line answers; of a search under None.
-        predictions: of the test rows, as those of the model.
+        answers: the linear model and its answers, by column of labels; for a search the key is None.
+        predictions: for the test rows, in the same form as the model's.
         features: see `LinearFeatures`.
-        training_rows: how many there are, of which it may have learned from fewer.
-        seconds: that it took.
+        training_rows: number of training rows; the floor may have been fitted on fewer.
+        seconds: time that it took.
         report: see `Evaluator.metrics`.
-        paired: the model beside it, see `beside_line`; None where the model is this very line.
+        paired: the comparison with the model, see `beside_line`; None if the model is this linear model.
     """
 
     answers: dict[str | None, LinearAnswer]
@@ -51,7 +52,7 @@ class LinearFloor:
     paired: dict[str, Any] | None = None
 
     def facts(self) -> dict[str, Any]:
-        """For results.json."""
+        """The entry in results.json."""
         answers = self.answers.items()
         several = len(self.answers) > 1
         facts = {
@@ -65,7 +66,7 @@ class LinearFloor:
         return {**facts, **more, "seconds": round(self.seconds, 1), "metrics": self.report.get("metrics", {})}
 
     def said(self) -> str:
-        """In one line, for the terminal."""
+        """One line for the terminal."""
         facts = self.facts()
         strengths = facts["strength"] if isinstance(facts["strength"], dict) else {"": facts["strength"]}
         known = [f"{column} {value:.3g}".strip() for column, value in strengths.items() if value is not None]
@@ -81,7 +82,7 @@ class LinearFloor:
 
 
 def encoders_before(run: Run) -> MMFusionPreTrainedModel:
-    """A model whose encoders are as they were before the training: the run's, where they are frozen, else a new
+    """A model with the encoders from before the training: the run's model if its encoders are frozen, else a new
     one."""
     model = run.model
     names = [name for name in model.config.modalities if modality_of(name).pretrained]
@@ -93,7 +94,7 @@ def encoders_before(run: Run) -> MMFusionPreTrainedModel:
 
 
 def rows_to_learn(run: Run, width: int | None = None) -> list[int]:
-    """The training rows that a line learns from: all, or as many as are enough, drawn at random."""
+    """The training rows for the fit: all, or, if there are too many, a random sample."""
     count = len(run.splits["train"])
     most = MOST_ROWS if width is None else max(1, min(MOST_ROWS, MOST_NUMBERS // max(1, width)))
     if count <= most:
@@ -102,11 +103,11 @@ def rows_to_learn(run: Run, width: int | None = None) -> list[int]:
 
 
 def measure_line(run: Run, model: MMFusionPreTrainedModel, collator: MultimodalCollator) -> LinearFloor | None:
-    """Fits a line for each task, and lets it answer the test part; None where no task has one.
+    """Fits a linear model for each task, and predicts the test part with it. None if a task has no linear model.
 
     Args:
-        run: whose data and tasks these are.
-        model: whose encoders are asked.
+        run: has the data and the tasks.
+        model: its encoders compute the features.
         collator: the run's, or one that leaves a modality out.
     """
     started = time.perf_counter()
@@ -131,7 +132,7 @@ def measure_line(run: Run, model: MMFusionPreTrainedModel, collator: MultimodalC
 
 
 def fewer_rows(features: LinearFeatures, count: int) -> LinearFeatures:
-    """The same with so many of the training rows, which stand in the order of the data: those drawn at random."""
+    """The same features with `count` random training rows, in the order of the data."""
     numbers = features.numbers["train"]
     if len(numbers) <= count:
         return features
@@ -143,7 +144,7 @@ def fewer_rows(features: LinearFeatures, count: int) -> LinearFeatures:
 
 
 def parts_of(alone: Evaluator, features: LinearFeatures) -> dict[str, LinearRows]:
-    """The rows of each part for one task: those of train and validation that have a label, and all of test."""
+    """The rows of each part for one task: rows with a label for train and validation, and all rows for test."""
     parts, task = {}, alone.task
     labels: Any = None
     for part in PARTS:
@@ -156,14 +157,15 @@ def parts_of(alone: Evaluator, features: LinearFeatures) -> dict[str, LinearRows
         rows = LinearRows(features.parts[part], labels, features.by_modality(part), features.groups)
         if part != "test":
             if not present.any():
-                raise ValueError(f"no row of {part} that it looks at has a label")
+                raise ValueError(f"none of the rows of {part} that it uses has a label")
             rows = rows.chosen(present)
         parts[part] = rows
     return parts
 
 
 def ids_of(features: LinearFeatures, part: str) -> dict[str, torch.Tensor]:
-    """By what is searched, and texts, the id of each row's item, -1 for none, as a search is measured by them."""
+    """The ids by which a search is measured: for the texts and for the other side, the id of each row's item, or -1 if
+    there is no item."""
     keys_of = {modality_of(name).row_keys[0]: keys for name, keys in features.keys[part].items()}
     return {
         name: torch.tensor([-1 if key is None else id_of(key) for (key,) in keys]) for name, keys in keys_of.items()
@@ -171,30 +173,31 @@ def ids_of(features: LinearFeatures, part: str) -> dict[str, torch.Tensor]:
 
 
 def linear_floor(run: Run, predictions: Predictions) -> tuple[LinearFloor | None, str]:
-    """The floor, or why there is none. The main process alone makes it. Nothing that goes wrong here may cost the run
-    its report: the model is trained by now.
+    """The floor, or the reason why there is none. Only the main process makes it. The model is trained already, so an
+    error here must not stop the run before its report.
 
     Args:
-        run: whose model was trained.
-        predictions: of this model, for the test part; the floor is measured on the rows that it was measured on.
+        run: the run with the trained model.
+        predictions: of this model for the test part; the floor is measured on the same rows.
     """
     if isinstance(run.splits["train"], IterableDataset):
-        return None, "the rows of a stream are not all there"
+        return None, "the training rows are a stream, and a linear model needs all rows"
     try:
         floor = run.line or measure_line(run, encoders_before(run), run.collator)
         if floor is not None:
             kinds = run.splits["test"][run.columns.kind] if run.columns.kind else None
             floor.report = run.metrics(floor.predictions, predictions.labels, kinds)
             floor.paired = None if run.line is not None else beside_line(run, floor, predictions)
-    except Exception as error:  # readers, encoders and scikit-learn raise types of their own
+    except Exception as error:  # readers, encoders and scikit-learn raise many types of errors
         return None, f"{type(error).__name__}: {error}"
     if floor is None:
-        return None, f"none is defined for {', '.join(task.name for task in run.tasks)}"
+        return None, f"no linear model is defined for {', '.join(task.name for task in run.tasks)}"
     return floor, ""
 
 
 def beside_line(run: Run, floor: LinearFloor, predictions: Predictions) -> dict[str, Any]:
-    """The model and the line on the same test rows, by the first metric: see `paired_differences`, A the model."""
+    """Compares the model with the linear model on the same test rows, by the first metric; see `paired_differences`,
+    where A is the model."""
     measures = []
     for alone in run.alone():
         values = [
@@ -212,7 +215,8 @@ def beside_line(run: Run, floor: LinearFloor, predictions: Predictions) -> dict[
 
 
 def units_of(run: Run, features: LinearFeatures) -> list:
-    """What is equal of rows of the test part that belong together: those of one picture; else each row is alone."""
+    """Marks which rows of the test part belong together: rows with the same picture have equal values. Without
+    pictures each row has its own value."""
     keys = features.keys["test"].get(Vision.name)
     count = len(features.numbers["test"])
     return list(range(count)) if keys is None else [key if any(key) else None for key in keys]

@@ -1,4 +1,4 @@
-"""What a recipe may ask of the fusion `linear`, whose model is fitted in closed form, and the sizes of this model."""
+"""Checks of recipes with the fusion `linear`, which is fitted in closed form, and the sizes of its model."""
 
 from dataclasses import fields
 from typing import Any
@@ -11,7 +11,7 @@ from .model_arguments import ModelArguments
 from .train_arguments import TrainArguments
 
 
-# Keys that say how steps train, or what they train: a line is fitted without any.
+# Keys about training steps: a linear model is fitted without steps.
 OF_STEPS = (
     *("init_from", "lora", "trained_layers", "fusion_hidden_size", "streaming", "imbalance", "mixup_alpha"),
     *("label_smoothing_factor", "weight_column", "gradient_modulation", "ema_decay", "unfreeze_epochs"),
@@ -19,10 +19,10 @@ OF_STEPS = (
 
 
 def settle_linear(model_args: ModelArguments, data_args: DataArguments, train_args: TrainArguments):
-    """Looks at a recipe whose fusion is the straight line, and freezes its encoders: they are asked as they are.
+    """Checks a recipe with the fusion `linear`, and freezes its encoders: they are used without training.
 
     Raises:
-        ValueError: a key that has no meaning there, or a task that no line answers.
+        ValueError: a key has no meaning with this fusion, or a task has no linear model.
     """
     if model_args.fusion != LINEAR:
         return
@@ -30,8 +30,8 @@ def settle_linear(model_args: ModelArguments, data_args: DataArguments, train_ar
     if known is not None and not known.keeps_line:
         heads = dict.fromkeys(head for task in TASKS.values() if task.keeps_line for head in task.heads)
         raise ValueError(
-            f"fusion {LINEAR} is a straight line to classes or numbers ({', '.join(heads)}), and task is "
-            f"{model_args.task!r}: take another fusion, such as concat."
+            f"fusion {LINEAR} is a linear model for classes or numbers ({', '.join(heads)}), but task is "
+            f"{model_args.task!r}: choose another fusion, such as concat."
         )
     refused = {*OF_STEPS, *(reader.augmentation for reader in READERS.values())}
     for group in (model_args, data_args, train_args):
@@ -39,17 +39,17 @@ def settle_linear(model_args: ModelArguments, data_args: DataArguments, train_ar
             value = getattr(group, key.name)
             if key.name in refused and value != key.default and value:
                 raise ValueError(
-                    f"{key.name} is {value!r}, but fusion {LINEAR} is fitted in closed form, without steps: leave it "
-                    "out, or take another fusion, such as concat."
+                    f"{key.name} is {value!r}, but fusion {LINEAR} is fitted in closed form, without steps: leave "
+                    f"{key.name} out, or choose another fusion, such as concat."
                 )
     model_args.freeze_encoders = True
 
 
 def linear_settings(head: dict[str, Any]) -> dict[str, Any]:
-    """The sizes of a model of this fusion: it is as wide as it has outputs.
+    """The sizes of a model with this fusion: its width is the number of outputs.
 
     Args:
-        head: what the head answers, as the model's config takes it.
+        head: the settings of the head, in the form of the model's config.
     """
     tasks = head.get("tasks")
     each = [head] if tasks is None else list(tasks.values())

@@ -1,4 +1,4 @@
-"""The training loop of Accelerate: how a step is made, how the model is measured and kept, and how it goes on."""
+"""The training loop with Accelerate: optimizer steps, evaluation, checkpoints and resuming."""
 
 import math
 from contextlib import nullcontext
@@ -22,15 +22,15 @@ from .train_arguments import TrainArguments
 
 
 class Training:
-    """One training run: how a step is made, and when the model is measured and kept. What changes from step to step
-    is in its `train_state`.
+    """One training run: makes the steps, and decides when the model is measured and saved. Its `train_state` holds
+    everything that changes from step to step.
 
     Args:
         run: the run.
         model: trained in place.
-        collator: makes the batches; the recipe's augmentations come on top.
-        args: how it trains.
-        folder: for checkpoints and trackers; None keeps nothing, as for the floors.
+        collator: makes the batches; the recipe's augmentations are added.
+        args: the training arguments.
+        folder: for checkpoints and trackers; None: nothing is saved, as for the floors.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Training:
     ):
         self.run, self.model, self.collator, self.args, self.folder = run, model, collator, args, folder
         self.accelerator = run.accelerator
-        self.validates = "validation" in run.splits  # not where all rows are learned, see `folds`
+        self.validates = "validation" in run.splits  # false if the model is trained on all rows, see `folds`
         self.loader = run.training_loader(collator)
         self.epoch_batches = None if run.data_args.streaming else len(self.loader)
         if self.epoch_batches is None:
@@ -67,11 +67,11 @@ class Training:
 
     @property
     def progress(self) -> Progress:
-        """How far it has come."""
+        """The progress of the training."""
         return self.train_state.progress
 
     def train(self):
-        """Trains to the end, and leaves in the model the weights that were best on validation."""
+        """Trains to the end, and then loads the weights that were best on validation into the model."""
         state, progress = self.train_state, self.progress
         state.start_clock()
         bar = progress_bar(
@@ -110,13 +110,15 @@ class Training:
         self.accelerator.free_memory(self.prepared, self.optimizer)
 
     def is_due(self, steps: int | None, end_of_epoch: bool) -> bool:
-        """Whether something comes after this step that comes every so many steps, or every epoch."""
+        """Whether an action is due after this step. It happens every `steps` steps, or at the end of each epoch if
+        `steps` is None."""
         return end_of_epoch if steps is None else self.progress.step % steps == 0
 
     def make_step(self, window: list[dict]) -> bool:
-        """One optimizer step over some batches; gives whether any process has used up its time."""
+        """One optimizer step over some batches. Returns whether any process has used up its time."""
         accelerator, args, state = self.accelerator, self.args, self.train_state
-        # The loss is divided by the labelled rows of all processes and batches of the step, and DDP averages.
+        # The loss is divided by the number of labelled rows in all processes and batches of the step. DDP averages
+        # over processes, so the count is divided by their number.
         counts = count_items(window)
         sums = send_to_device((counts, torch.tensor(float(state.is_overtime()))), accelerator.device)
         counts, overtime = accelerator.reduce(sums)
@@ -149,12 +151,12 @@ class Training:
         return overtime.item() > 0
 
     def log(self, bar):
-        """A point of each curve, every so many steps."""
+        """Adds a point to each curve, every `logging_steps` steps."""
         state, progress = self.train_state, self.progress
         if not progress.done and progress.step % self.args.logging_steps:
             return
         self.note("learning rate", float(state.scheduler.get_last_lr()[0]))
-        if state.losses:  # else all were skipped, on all processes
+        if state.losses:  # else all steps were skipped, on all processes
             means = {name: torch.stack([step[name] for step in state.losses]).mean() for name in state.losses[0]}
             means = self.accelerator.reduce(means, reduction="mean")
             state.losses = []
@@ -164,20 +166,21 @@ class Training:
             bar.set_postfix(loss=f"{means['loss'].item():.4f}", validation=best)
 
     def note(self, name: str, value: float):
-        """A point of one curve, here and in the tracker."""
+        """Adds a point to one curve, here and in the tracker."""
         self.progress.history.setdefault(name, []).append((self.progress.step, value))
         if self.folder is not None:
             self.accelerator.log({name.replace(" ", "_"): value}, step=self.progress.step)
 
     def evaluate(self):
-        """Measures the model, or its average, on validation, keeps it if it is the best, and says if that is all."""
+        """Measures the model, or its averaged weights, on validation, and keeps it if it is the best. Ends the
+        training if there was no better score for too long."""
         with self.train_state.averaged():
             self.keep_if_best()
         if self.train_state.is_out_of_patience():
             self.progress.done = True
 
     def keep_if_best(self):
-        """Measures the weights as they are."""
+        """Measures the present weights, and keeps them if they are the best."""
         _, report = evaluate(self.run, self.model, self.collator, "validation")
         metric, score = next(iter(report["metrics"].items()))
         self.note("validation", score)
@@ -189,7 +192,7 @@ class Training:
         """Writes a checkpoint into the run's folder."""
         state, accelerator = self.train_state, self.accelerator
         if self.folder is None:
-            raise ValueError("A training without a folder keeps no checkpoints.")
+            raise ValueError("A training without a folder cannot save checkpoints.")
         with new_checkpoint(
             self.folder / f"checkpoint-{self.progress.step}",
             self.model,
@@ -201,10 +204,10 @@ class Training:
             state.write(written)
 
     def take_up(self, run_dir: Path) -> Path | None:
-        """Resumes from the newest checkpoint that is whole, which it gives, and sets aside those newer.
+        """Resumes from the newest complete checkpoint, which it returns, and sets newer ones aside.
 
         Raises:
-            ValueError: there are checkpoints and none of them is whole.
+            ValueError: there are checkpoints, but none is complete.
         """
         checkpoint = agreed(lambda: checkpoint_to_resume(run_dir, self.train_state.fault))
         if checkpoint is not None:
@@ -219,12 +222,12 @@ def fit(
     args: TrainArguments,
     folder: Path | None = None,
 ) -> dict[str, list]:
-    """Trains, from the newest checkpoint in the folder if there is one, and leaves in `model` the weights that were
-    best on validation. Gives points of (step, value) by name."""
+    """Trains, starting from the newest checkpoint in the folder if there is one. At the end `model` has the weights
+    that were best on validation. Returns points of (step, value) by name."""
     training = Training(run, model, collator, args, folder)
     if folder is not None and (checkpoint := training.take_up(folder)):
-        run.say(f"taken up from {checkpoint}")
-    run.say(f"training: {training.total} steps, {training.progress.step} of them made")
+        run.say(f"resumed from {checkpoint}")
+    run.say(f"training: {training.total} steps, {training.progress.step} of them done")
     training.train()
     if folder is not None:
         run.seconds["train"] = training.train_state.elapsed()

@@ -1,4 +1,4 @@
-"""Opens a run: the recipe read and checked, the folder claimed, the data looked at, the model built."""
+"""Opens a run: reads and checks the recipe, claims the folder, loads the data, builds the model."""
 
 from dataclasses import replace
 from functools import partial
@@ -39,8 +39,9 @@ from .understood import understand_columns
 
 
 def open_run(description: str, script: str, words: list[str] | None = None) -> Run | None:
-    """Reads the command line (or `words` in its place), looks at the data, says what it understood, and builds the
-    model. Where the folder holds this run already, it goes on as it was begun; None where that is complete."""
+    """Reads the command line (or `words` in its place), reads the data, prints a summary of it, and builds the model.
+    If the folder holds this run already, the run resumes with its first settings. Returns None if that run is
+    complete."""
     name, model_args, data_args, train_args = parse_arguments(description, words, f"mm_hf {Path(script).stem}")
     output_dir = Path(train_args.output_dir or Path("runs", name))
     understood = understand_columns(model_args, data_args, output_dir, train_args.overwrite_output_dir)
@@ -48,12 +49,12 @@ def open_run(description: str, script: str, words: list[str] | None = None) -> R
     if model_args.init_from is not None:
         start = open_start(model_args, data_args, output_dir, train_args.overwrite_output_dir, given)
     check_arguments(script, model_args, data_args, train_args)
-    chosen: dict[str, Any] | None = None  # what suits the rows and the machine: a run that goes on keeps it
+    chosen: dict[str, Any] | None = None  # settings chosen for the rows and the machine; a resumed run keeps them
     accelerator = open_accelerator(script, train_args, output_dir)
-    logging.disable_progress_bar()  # of loading weights: seconds
+    logging.disable_progress_bar()  # the bar of loading weights, which takes only seconds
     if not is_begun(output_dir) or train_args.overwrite_output_dir:
         check_values_used(model_args, data_args, train_args)
-    else:  # an older run goes on as it began
+    else:  # an older run keeps its first settings
         begun = read_recipe_of(output_dir)
         version = begun.get("defaults_version", train_args.defaults_version)
         train_args.defaults_version = min(version, train_args.defaults_version)
@@ -73,7 +74,7 @@ def open_run(description: str, script: str, words: list[str] | None = None) -> R
     columns = replace(columns_in_use(data_args), weight=data_args.weight_column)
     cells = cells_of_run(output_dir) if train_args.defaults_version > 1 else None
     untimed: list[BadRowError] | None = [] if data_args.on_error == "skip" else None
-    with accelerator.local_main_process_first():  # the others find what it prepared
+    with accelerator.local_main_process_first():  # the other processes then find the prepared files
         to_write = columns.labels if writes else []
         try:
             loaded = load_parts(data_args, columns, seed_of_cut(recipe), as_text=to_write, cells=cells, bad=untimed)
@@ -92,7 +93,7 @@ def open_run(description: str, script: str, words: list[str] | None = None) -> R
     searches_fusions = model_args.fusion == AUTO
     if searches_fusions:
         check_search(model_args, data_args, tasks)
-        model_args.fusion = TRIED[0]  # until one is found
+        model_args.fusion = TRIED[0]  # a placeholder until the search has found one
     names, label2id, problem_type = (
         by_column(columns, tasks, attrgetter(key)) for key in ("names", "numbers", "problem_type")
     )
@@ -163,7 +164,8 @@ def open_run(description: str, script: str, words: list[str] | None = None) -> R
     for part, dataset in splits.items():
         if names_of_classes(dataset.features, columns.table) != table_names:
             raise ValueError(
-                f"The classes of the table_columns of part {part!r} are not those of train: {table_names}."
+                f"The classes of the table_columns in part {part!r} differ from those in train: {table_names}. All "
+                "parts need the same classes."
             )
     run.note_bad_rows([error.entry for error in untimed or []])
     check_rows(run)
@@ -177,7 +179,7 @@ def open_run(description: str, script: str, words: list[str] | None = None) -> R
             keep_start(start, run, head_of(run), head_arguments(run, losses))
         accelerator.wait_for_everyone()
         run.say("\n".join([f"started from {start.source}:", *(f"  {line}" for line in start.lines)]))
-    # The same seed on every process: all start from the same weights.
+    # All processes use the same seed, so that they start with the same weights.
     set_seed(train_args.seed)
     run.build = partial(build_model, run, losses=losses)
     run.model = run.build().to(accelerator.device)
@@ -185,7 +187,7 @@ def open_run(description: str, script: str, words: list[str] | None = None) -> R
         sum(p.numel() for p in run.model.parameters() if p.requires_grad or count_all) / 1e6
         for count_all in (False, True)
     )
-    run.say(f"{type(run.model).__name__}: {total:.1f} M parameters, {trainable:.2f} M of them train")
+    run.say(f"{type(run.model).__name__}: {total:.1f} M parameters, {trainable:.2f} M of them trainable")
     if chosen:
         run.say(told(chosen, gpu, train_rows))
     advise_on_freezing(run)
@@ -199,10 +201,10 @@ def open_run(description: str, script: str, words: list[str] | None = None) -> R
 
 
 def open_accelerator(script: str, train_args: TrainArguments, output_dir: Path) -> Accelerator:
-    """Devices, processes and trackers, as the recipe and `accelerate launch` ask for them.
+    """Devices, processes and trackers, as set by the recipe and by `accelerate launch`.
 
     Raises:
-        ValueError: what the recipe asks for does not go with them.
+        ValueError: the recipe does not fit the devices or the launcher.
     """
     accelerator = Accelerator(
         mixed_precision=train_args.mixed_precision,
@@ -213,11 +215,14 @@ def open_accelerator(script: str, train_args: TrainArguments, output_dir: Path) 
         kind = accelerator.distributed_type.value
         if script == "train.py":
             raise ValueError(
-                f"mm_hf train keeps whole weights on every process, and {kind} cuts them up: start mm_hf finetune "
-                "with this configuration (accelerate launch -m mm_hf.training.finetune)."
+                f"mm_hf train needs the whole weights on every process, but {kind} splits them between processes. Use "
+                "mm_hf finetune with this configuration (accelerate launch -m mm_hf.training.finetune)."
             )
         if train_args.gradient_modulation:
-            raise ValueError(f"gradient_modulation needs whole gradients, which {kind} cuts.")
+            raise ValueError(
+                f"gradient_modulation needs whole gradients, but {kind} splits them between processes: leave "
+                "gradient_modulation out."
+            )
     if train_args.fp16 and accelerator.device.type == "cpu":
-        raise ValueError("fp16 is true, but there is no GPU: on the CPU use bf16.")
+        raise ValueError("fp16 is true, but there is no GPU: use bf16 on the CPU.")
     return accelerator

@@ -1,4 +1,4 @@
-"""Where the data of a run are, for whoever opens it from another folder: recipes keep paths as they were given."""
+"""Finds the data of a run that is opened from another folder. Recipes keep paths as the user gave them."""
 
 import glob
 import os
@@ -8,13 +8,13 @@ from typing import Any
 from .provenance import checkout
 
 
-# Key of recipe.json: the folder that its relative paths start from, seen from the run's folder. Like this it holds
-# when both are moved together, and tells nobody where on a machine they were.
+# Key of recipe.json: the folder that its relative paths start from, as a path relative to the run's folder. So it
+# stays valid if both are moved together, and it shows nothing about the machine.
 WORKING_DIR = "working_dir"
 
 
 def working_dir(output_dir: Path) -> str | None:
-    """The present folder, seen from that of a run; None where no relative path leads from one to the other."""
+    """The current folder, relative to a run's folder; None if there is no relative path between the two."""
     try:
         return Path(os.path.relpath(os.getcwd(), os.path.realpath(output_dir))).as_posix()
     except ValueError:  # two drives of Windows
@@ -22,12 +22,12 @@ def working_dir(output_dir: Path) -> str | None:
 
 
 def find_data(recipe: dict[str, Any], run_folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """The recipe.json of a run with the places of its data, and of what it imports, as they are seen from the present
-    folder; and what to say of data that are not below that.
+    """The recipe.json of a run, with paths of its data and imported files that are valid from the current folder; and
+    notes about paths that were changed.
 
-    A relative path starts from the folder that the run was started in. Of a run that does not know it, or was moved
-    without its data, the present folder, the repository and the two folders above the run are tried, in this order;
-    what is in none of them is left as it is, as a Hub id.
+    A relative path starts from the folder that the run was started in. If the run does not know that folder, or was
+    moved without its data, these are tried in order: the current folder, the repository, and the two folders above the
+    run. A path that is found in none of them stays as it is; it may be a Hub id.
     """
     run_folder = Path(os.path.realpath(run_folder))
     began = recipe.get(WORKING_DIR)

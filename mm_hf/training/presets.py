@@ -1,5 +1,5 @@
-"""What a run does where its recipe leaves a key out, version 3 of the defaults: what suits the number of rows and the
-machine, and the settings of `preset`. All of it is in the tables here; a key that the recipe or a flag gives wins."""
+"""Version 3 of the defaults: values for keys that the recipe leaves out. They depend on the number of rows, on the
+machine, and on `preset`. All values are in the tables of this file. A key in the recipe or a flag wins."""
 
 import math
 from collections.abc import Collection
@@ -13,11 +13,11 @@ from .train_arguments import PRESETS, TrainArguments
 
 @dataclass(frozen=True)
 class Preset:
-    """One word for many keys.
+    """A name for many settings.
 
     Args:
-        budget: epochs, as a share of the usual ones.
-        without_gpu, with_gpu: keys and their values, above what suits the rows.
+        budget: number of epochs, as a multiple of the usual number.
+        without_gpu, with_gpu: keys and values; they override the values that depend on the rows.
     """
 
     budget: float
@@ -25,7 +25,7 @@ class Preset:
     with_gpu: dict[str, Any] = field(default_factory=dict)
 
 
-# "fast": one vector a modality, of encoders that stay as they are. "best": deeper, longer, and with averaged weights.
+# "fast": one vector per modality, with frozen encoders. "best": more layers, more epochs, and averaged weights.
 FAST = {"fusion": "concat", "fusion_layers": 1, "freeze_encoders": True, "learning_rate": 1e-3}
 BEST = {"fusion_layers": 4, "ema_decay": 0.99, "early_stopping_patience": 10}
 SETTINGS = dict(
@@ -35,11 +35,11 @@ SETTINGS = dict(
 
 @dataclass(frozen=True)
 class Scale:
-    """What suits a number of training rows where there is no GPU.
+    """Settings for a number of training rows, if there is no GPU.
 
     Args:
-        rows: at most.
-        keys: and their values.
+        rows: for at most so many training rows.
+        keys: the keys and their values.
     """
 
     rows: float
@@ -52,19 +52,19 @@ SMALL = {
     "classifier_dropout": 0.3,
     "early_stopping_patience": 10,
 }
-# So that an epoch takes minutes at most on two cores, features kept: a row costs about a millisecond at width 128.
+# Chosen so that an epoch takes at most minutes on two cores with cached features: at width 128 a row takes about 1 ms.
 SCALES = (
     Scale(2_000, {"fusion_hidden_size": 128, "fusion_layers": 1, "per_device_train_batch_size": 32, **SMALL}),
     Scale(10_000, {"fusion_hidden_size": 128, "fusion_layers": 2, "per_device_train_batch_size": 64}),
     Scale(200_000, {"fusion_hidden_size": 128, "fusion_layers": 2, "per_device_train_batch_size": 128}),
     Scale(math.inf, {"fusion_hidden_size": 64, "fusion_layers": 1, "per_device_train_batch_size": 256}),
 )
-# Steps of a training, and the most and fewest passes over the rows that these may make.
+# Target number of steps of a training, and limits for the number of epochs that follow from it.
 STEPS, MOST_EPOCHS = 1_000, 40
 STEPS_WITH_GPU, MOST_EPOCHS_WITH_GPU = 300, 20
 FEWEST_EPOCHS = 3
-FROZEN_RATE = 1e-3  # of a fusion of width 128 above encoders that do not move; 1e-4 is that of fine-tuning
-# Keys that ask for encoders that train.
+FROZEN_RATE = 1e-3  # learning rate for a fusion of width 128 with frozen encoders; 1e-4 is the rate for fine-tuning
+# Keys that say that encoders train.
 OF_TRAINING_ENCODERS = {
     *("freeze_encoders", "trained_layers", "lora", "unfreeze_epochs", "layer_decay", "encoder_learning_rate"),
     *("vision_learning_rate", "text_learning_rate", "audio_learning_rate", "extra_learning_rates"),
@@ -80,18 +80,18 @@ def settings_for(
     processes: int,
     of_task: dict[str, Any],
 ) -> dict[str, Any]:
-    """The keys that nobody gave, with what suits the rows and the machine.
+    """Values for the keys that are not given, chosen for the rows and the machine.
 
     Args:
-        rows: of the training part; None of a stream.
-        gpu: whether there is one.
-        model_args, train_args: the recipe, with the defaults where it says nothing.
+        rows: number of training rows; None for a stream.
+        gpu: whether there is a GPU.
+        model_args, train_args: the recipe, with the defaults for keys that it leaves out.
         given: see `given_keys`.
-        processes: that train together.
-        of_task: what the task is better off with where there is no GPU, see `Task.without_gpu`.
+        processes: number of processes that train together.
+        of_task: better settings for the task if there is no GPU, see `Task.without_gpu`.
 
     Returns:
-        values by key: those alone that differ from what the recipe has.
+        values by key; only those that differ from the recipe's.
     """
     if model_args.fusion == LINEAR:  # it has no steps
         return {}
@@ -101,7 +101,7 @@ def settings_for(
         keys |= next(scale.keys for scale in SCALES if (rows or 0) <= scale.rows) | of_task
         if not OF_TRAINING_ENCODERS & {*given}:
             keys |= {"freeze_encoders": True, "learning_rate": FROZEN_RATE}
-        if rows is None:  # how many are few, nobody knows
+        if rows is None:  # for a stream it is not known whether there are few rows
             keys = {key: value for key, value in keys.items() if key not in SMALL}
     if model_args.fusion == AUTO and not OF_TRAINING_ENCODERS & {*given}:
         keys |= {"freeze_encoders": True, "learning_rate": FROZEN_RATE}
@@ -134,4 +134,4 @@ def told(values: dict[str, Any], gpu: bool, rows: int | None) -> str:
     words = ", ".join(
         f"{key} {str(value).lower() if isinstance(value, bool) else value}" for key, value in values.items()
     )
-    return f"chosen for {of_rows} and {machine}, where the recipe says nothing: {words} (--KEY VALUE sets any of them)"
+    return f"chosen for {of_rows} and {machine}, for keys that are not given: {words} (--KEY VALUE sets any of them)"

@@ -1,4 +1,4 @@
-"""How far a training of Accelerate's loop has come, and whether the numbers of `progress.json` make sense."""
+"""The progress of a training with Accelerate's loop, and checks of the numbers in `progress.json`."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,15 +8,15 @@ from ..json_files import Rules, is_count, is_dict_of, is_duration, is_finite_num
 
 @dataclass
 class Progress:
-    """How far a training has come: of `progress.json` all but the seconds.
+    """The progress of a training: everything in `progress.json` except the seconds.
 
     Args:
-        step: optimizer steps made.
-        epoch, batch: epochs completed, and batches of the present one that were used.
-        best, best_step: best score on validation, higher is better, and where it was.
-        evaluations_since: since the best one.
-        done: the training ended; nothing is left but to measure.
-        limits: what the recipe said of its end.
+        step: number of optimizer steps made.
+        epoch, batch: number of completed epochs, and of batches used in the present epoch.
+        best, best_step: best score on validation (higher is better), and its step.
+        evaluations_since: number of evaluations after the best one.
+        done: the training has ended; only the test is left.
+        limits: the limits in the recipe (steps, seconds, patience).
         history: points of (step, value) by name.
     """
 
@@ -32,7 +32,8 @@ class Progress:
 
 
 def is_limits(value: Any) -> bool:
-    """Whether a value is a number of steps, one of seconds or None, and one of evaluations or None."""
+    """Whether a value is a list of: a number of steps, a number of seconds or None, a number of evaluations or
+    None."""
     if not isinstance(value, list) or len(value) != 3:
         return False
     steps, seconds, patience = value
@@ -50,28 +51,28 @@ OF_PROGRESS: Rules = {
 
 
 def fault_of_progress(progress: dict[str, Any], step: int) -> str | None:
-    """Whether the numbers of `progress.json` agree, at the step that the folder is named for."""
+    """What is wrong with the numbers of `progress.json`, at the step in the folder's name; None if they agree."""
     if progress["step"] != step:
-        return f"progress.json: step is {progress['step']}, and the folder's is {step}"
+        return f"progress.json: step is {progress['step']}, but the folder's name says {step}"
     last = {"best_step": progress["best_step"]}
     last |= {
         f"history of {name}": max([at for at, _ in points], default=0) for name, points in progress["history"].items()
     }
     for name, at in last.items():
         if at > step:
-            return f"progress.json: {name} is at step {at}, behind step {step}"
+            return f"progress.json: {name} is at step {at}, after the present step {step}"
     if progress["evaluations_since"] > step:
-        return f"progress.json: evaluations_since is {progress['evaluations_since']} at step {step}"
+        return f"progress.json: evaluations_since is {progress['evaluations_since']} at step {step}, which is too many"
     if step > progress["limits"][0]:
-        return f"progress.json: step is {step} of {progress['limits'][0]} (limits)"
+        return f"progress.json: step is {step}, more than the limit of {progress['limits'][0]} steps"
     return None
 
 
 def fault_of_place(progress: dict[str, Any], batches: int, accumulated: int) -> str | None:
-    """Whether epoch and batch belong to the step: of `batches` an epoch, and `accumulated` of them a step, but for
-    fewer in the last one of an epoch."""
+    """What is wrong if epoch and batch do not match the step; None if they do. An epoch has `batches` batches, and a
+    step uses `accumulated` of them; the last step of an epoch may use fewer."""
     epoch, batch = progress["epoch"], progress["batch"]
     step = epoch * -(-batches // accumulated) + -(-batch // accumulated)
     if batch < batches and step == progress["step"]:
         return None
-    return f"progress.json: epoch {epoch} and batch {batch} of {batches} are not step {progress['step']}"
+    return f"progress.json: epoch {epoch} and batch {batch} of {batches} do not match step {progress['step']}"

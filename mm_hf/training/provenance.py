@@ -1,4 +1,4 @@
-"""What a run's figures come from: the code, the packages and the machine."""
+"""The origin of a run's results: the code, the packages and the machine."""
 
 import os
 import platform
@@ -19,8 +19,8 @@ PACKAGE = Path(__file__).resolve().parent.parent
 
 @cache
 def checkout() -> Path | None:
-    """The root of the repository that this very package is developed in; None where the package is installed, though
-    it may lie below somebody else's repository (an environment in a project's folder, a copy beside their code)."""
+    """The root of the repository in which this package is developed. None if the package is installed, even if it is
+    inside another project's repository (an environment in that project's folder, or a copy beside its code)."""
     root, file = PACKAGE.parent, f"{PACKAGE.name}/__init__.py"
     project = root / "pyproject.toml"
     if not (root / ".git").exists() or not project.is_file():
@@ -30,14 +30,14 @@ def checkout() -> Path | None:
     command = ["git", "-C", str(root), "ls-files", "--error-unmatch", file]
     try:
         done = subprocess.run(command, capture_output=True, check=False)
-    except OSError:  # there is no git
+    except OSError:  # git is not installed
         return None
     return root if done.returncode == 0 else None
 
 
 def commit_or_version() -> str:
-    """The commit that the code is at, with `-dirty` where files were changed; outside of a checkout its version, such
-    as `mm_hf 0.5.0`."""
+    """The commit of the code, with `-dirty` if files were changed. Outside a checkout, the version, such as
+    `mm_hf 0.5.0`."""
     root = checkout()
     if root is not None:
         command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
@@ -48,18 +48,18 @@ def commit_or_version() -> str:
 
 
 def origin(**more: str) -> dict[str, Any]:
-    """All of it, as reports keep it; `more` are versions beside the others."""
+    """Commit, versions and hardware, in the form of reports; `more` adds versions."""
     return {"commit": commit_or_version(), "versions": {**more, **versions()}, "hardware": hardware()}
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
+    """Versions of the packages that the results depend on."""
     packages = ("torch", "transformers", "datasets", "accelerate", "safetensors", "pillow")
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
 def hardware() -> dict:
-    """What the run ran on."""
+    """The machine of the run."""
     facts = {"machine": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
     if torch.cuda.is_available():
         facts["gpu"] = torch.cuda.get_device_name()

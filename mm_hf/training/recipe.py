@@ -1,7 +1,8 @@
-"""The keys of a recipe, which are the flags of the scripts too: how both are read.
+"""Reads the keys of a recipe, which are also the flags of the scripts.
 
-`mm_hf train recipe.yaml --learning_rate 1e-3`: the file first, then the flags; a flag wins, and an unknown key is
-refused. A recipe that names another one as its `base`, from its own folder, takes over all keys that it does not have.
+`mm_hf train recipe.yaml --learning_rate 1e-3`: the file comes first, then the flags. A flag overrides the file, and an
+unknown key is refused. A recipe may name another recipe in the same folder as its `base`: it takes over all keys that
+it does not have itself.
 """
 
 import argparse
@@ -24,8 +25,8 @@ from .values import checked_value, checked_values
 
 
 ALL_ARGUMENTS = (ModelArguments, DataArguments, TrainArguments)
-IMPORT, IMPORT_FILES = "import", "import_files"  # the key, and the field, which cannot be called so in Python
-# Keys that recipe.json has only where they are given: runs of before the key are not told apart by it.
+IMPORT, IMPORT_FILES = "import", "import_files"  # the key, and its field: `import` is a reserved word in Python
+# recipe.json has these keys only if they are given, so that runs from before a key existed still match.
 ONLY_WHERE_GIVEN = (
     *(IMPORT_FILES, *KEPT),
     *("cache_dir", "cache_limit", "cache_dtype", "encoding_workers", "image_draft"),
@@ -42,8 +43,8 @@ def training_parser(description: str, prog: str) -> ArgumentParser:
         "source",
         nargs="?",
         metavar="RECIPE.yaml | DATA",
-        help="a YAML file with any of the keys below, or the name of a packaged one (mm_hf recipes list); what does "
-        "not end in .yaml or .yml is the data, as --dataset",
+        help="a YAML file with any of the keys below, or the name of a packaged recipe (mm_hf recipes list). A name "
+        "that does not end in .yaml or .yml is the data, as with --dataset",
     )
     return parser
 
@@ -51,28 +52,27 @@ def training_parser(description: str, prog: str) -> ArgumentParser:
 def parse_arguments(
     description: str, words: list[str] | None = None, prog: str = "mm_hf train"
 ) -> tuple[str, ModelArguments, DataArguments, TrainArguments]:
-    """Reads the recipe or the name of the data that stands first on the command line, if one does, and the flags (or
-    `words` in place of both).
+    """Reads the command line (or `words` in its place): the flags, and the recipe or data if it is the first word.
 
     Returns:
-        the run's name (that of the recipe, else that of the data; `run` where only flags are given), and the three
+        the run's name (the name of the recipe, else of the data, or `run` if there are only flags), and the three
         groups of arguments.
 
     Raises:
-        SystemExit: with one line, for an unknown key or a value that does not fit.
+        SystemExit: with one line, for an unknown key or a wrong value.
     """
     parser = training_parser(description, prog)
     import_named(parser, words)
     parsed, others = parser.parse_known_args(words)
-    if others and imports_of_recipe(parser, parsed):  # which may have brought the flag
+    if others and imports_of_recipe(parser, parsed):  # an imported file may have added the unknown flag
         parsed, others = parser.parse_known_args(words)
     source = parsed.source
     if flags := [word.split("=")[0] for word in others if word.startswith("--")]:
-        # Said before the recipe is read, since the flag's value may have been taken for one.
+        # This comes before the recipe is read, since the flag's value may have been taken for the recipe.
         parser.error(f"unknown flag {flags[0]}.{did_you_mean(flags[0][2:], parser.names())}")
     if others:
         parser.error(
-            f"{source!r:.80} and {others[0]!r:.80} both stand for the recipe or the data: name the data of a "
+            f"{source!r:.80} and {others[0]!r:.80} are both given as the recipe or the data: give the data of a "
             "recipe as --dataset."
         )
     name = "run"
@@ -86,7 +86,7 @@ def parse_arguments(
             if unknown := sorted(map(str, set(values) - known)):
                 meant = did_you_mean(unknown[0], {*known, IMPORT})
                 raise ValueError(f"unknown key {unknown[0]!r:.80}.{meant}")
-            if isinstance(values.get("allow_changes"), bool):  # these are two of its words
+            if isinstance(values.get("allow_changes"), bool):  # its values are texts, and "true" and "false" are two
                 values["allow_changes"] = str(values["allow_changes"]).lower()
             parser.set_defaults(**checked_values(values, ALL_ARGUMENTS))
             name = recipe.name.rsplit(".", 1)[0]
@@ -94,7 +94,7 @@ def parse_arguments(
         parser.error(f"recipe {source}: {error}" if str(source).lower().endswith(RECIPE_ENDINGS) else str(error))
     if data is not None:
         if parsed.dataset not in (None, data):
-            parser.error(f"the data are named twice, as {data!r} and as --dataset {parsed.dataset!r}: keep one.")
+            parser.error(f"the data is named twice, as {data!r} and as --dataset {parsed.dataset!r}: keep one.")
         parser.set_defaults(dataset=data)
         name = name_of_data(data)
     try:
@@ -105,8 +105,8 @@ def parse_arguments(
 
 
 def given_keys(words: list[str] | None = None, prog: str = "mm_hf train") -> set[str]:
-    """The keys that the recipe or the command line gives; those of a recipe without a value are left out. `prog` is
-    what a mistyped flag is told by."""
+    """The keys that the recipe or the command line gives; keys without a value in the recipe are left out. `prog` is
+    the name of the command in error messages."""
     parsed = vars(training_parser("", prog).given(words)[0])
     recipe, data = recipe_or_data(parsed.pop("source"), quiet=True)
     values = {"dataset": data} if recipe is None else keys_of(recipe)
@@ -129,8 +129,8 @@ def keys_of(recipe: Path) -> dict[str, Any]:
 
 
 def import_named(parser: argparse.ArgumentParser, words: list[str] | None = None):
-    """Imports the files that --import names, and adds the flags that these bring to a parser, before it reads a word:
-    it would take the values of a flag that it does not know for something else.
+    """Imports the files that --import names, and adds their flags to a parser before it reads the command line. (It
+    would misread the values of a flag that it does not know.)
 
     Raises:
         SystemExit: with one line, see `import_files`.
@@ -146,8 +146,8 @@ def import_named(parser: argparse.ArgumentParser, words: list[str] | None = None
 
 
 def imports_of_recipe(parser: ArgumentParser, parsed: argparse.Namespace) -> bool:
-    """Imports what the recipe on the command line does, and says whether it could; if not, it is told where the recipe
-    is read."""
+    """Imports the files that the recipe on the command line names. Returns whether that worked; if not, the error is
+    reported later, when the recipe is read."""
     try:
         import_first(parsed.import_files, recipe_or_data(parsed.source, quiet=True)[0])
         parser.add_imported()
@@ -157,7 +157,8 @@ def imports_of_recipe(parser: ArgumentParser, parsed: argparse.Namespace) -> boo
 
 
 def import_first(files: Iterable[str] | None, recipe: Path | None):
-    """Imports the files that flags name, else those of the recipe: what they register may be named by other keys.
+    """Imports the files that flags name, else the files that the recipe names. This comes first, because other keys
+    may use what these files register.
 
     Raises:
         ValueError: see `import_files`.
@@ -173,20 +174,20 @@ def import_first(files: Iterable[str] | None, recipe: Path | None):
 
 
 def import_files_of(recipe: Mapping[str, Any], folder: Path, files: Iterable[str] | None = None):
-    """Imports the files that flags name, else those of a run's recipe, as `find_data` gives it, and says so where they
-    are not what they were.
+    """Imports the files that flags name, else the files in a run's recipe (as returned by `find_data`). Prints a note
+    if they have changed since the run was trained.
 
     Raises:
-        ValueError: see `import_files`; or the files came with the run's folder.
+        ValueError: see `import_files`; or the files are inside the run's folder.
     """
     unasked, files = files is None, listed(recipe.get(IMPORT)) if files is None else files
     if not files:
         return
-    for file in files if unasked else []:  # a folder from a stranger must not bring code that runs
+    for file in files if unasked else []:  # a folder from somebody else must not run its own code
         if Path(file).resolve().is_relative_to(folder.resolve()):
             raise ValueError(
-                f"{folder} was trained with {file}, which came with it: code of whoever made the folder. Read it, and "
-                f"run it by --import {file} if you trust it."
+                f"{folder} was trained with {file}, which is inside this folder: its code is from the author of the "
+                f"folder, and is not run by itself. Read it, and if you trust it, run it with --import {file}."
             )
     from ..data.imported import import_files
     from .fingerprint import IMPORTED, changed_files, marks_of_imported
@@ -196,14 +197,14 @@ def import_files_of(recipe: Mapping[str, Any], folder: Path, files: Iterable[str
     before = (read_rows_of(folder).get("fingerprint") or {}).get(IMPORTED, {})
     if int(os.environ.get("RANK", 0)) == 0:
         now = marks_of_imported(files)
-        changed = changed_files(before, now) if before else []  # of runs of before nobody knows
+        changed = changed_files(before, now) if before else []  # older runs did not record their files
         for name in now:
-            hint = "which has changed since" if name in before else "whose content is new since"
+            hint = "which has changed since" if name in before else "a file with new content since"
             print(f"imported {name}" + (f", {hint} {folder} was trained" if name in changed else ""))
 
 
 def import_files_for(model: str, files: Iterable[str] | None = None):
-    """Imports what a checkpoint needs: the files that flags name, else those of the recipe.json beside it.
+    """Imports the files that a checkpoint needs: the files that flags name, else those in the recipe.json beside it.
 
     Raises:
         ValueError: see `import_files_of`.
@@ -216,7 +217,7 @@ def import_files_for(model: str, files: Iterable[str] | None = None):
 
 
 def recipe_of(*groups: Any) -> dict[str, Any]:
-    """The values of these groups of arguments by key, as recipe.json keeps them."""
+    """The values of these groups of arguments by key, in the form of recipe.json."""
     values = {key: value for group in groups for key, value in vars(group).items()}
     given = {key: value for key, value in values.items() if key not in ONLY_WHERE_GIVEN or value is not None}
     return {IMPORT if key == IMPORT_FILES else key: value for key, value in given.items()}

@@ -1,4 +1,4 @@
-"""Recipes as files: YAML whose surprises are told with the line that they stand in."""
+"""Reads recipe files: YAML, with error messages that name the line."""
 
 from collections.abc import Callable
 from importlib.resources import files
@@ -14,30 +14,30 @@ from .by_modality import over
 
 MAX_BYTES = 2**20
 MAX_DEPTH = 16
-MAX_PAIRS = 1000  # keys of one dict, those that are merged into it among them
+MAX_PAIRS = 1000  # keys of one dict, with the keys that are merged into it
 RECIPE_ENDINGS = (".yaml", ".yml")
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 def packaged_recipes() -> dict[str, Path]:
-    """The recipes that the package brings, by file name."""
+    """The recipes in the package, by file name."""
     folder = Path(str(files("mm_hf") / "recipes"))
     return {file.name: file for file in sorted(folder.glob("*.yaml"))}
 
 
 class YamlError(ValueError):
-    """What a recipe cannot hold, in one line."""
+    """An error in a recipe; its message is one line."""
 
 
 def place_of(mark: Any) -> str:
-    """Where something stands, as people count."""
+    """The line of a mark, counted from 1."""
     return f"line {mark.line + 1}"
 
 
 class RecipeLoader(yaml.SafeLoader):
-    """Plain values, lists and dicts, as `yaml.safe_load` gives them. What differs: a key that stands twice is refused,
-    where the last one wins without a word; so are numbers that YAML 1.1 reads otherwise than they look (`12:30` is
-    750, `010` is 8), and files that are nested or grow without end."""
+    """Plain values, lists and dicts, as from `yaml.safe_load`, with three differences. A key that is given twice is
+    refused (`safe_load` silently keeps the last one). Numbers that YAML 1.1 reads in an unexpected way are refused
+    (`12:30` is 750, `010` is 8). Files that are nested too deeply or grow without limit are refused."""
 
     depth = 0
 
@@ -59,19 +59,21 @@ class RecipeLoader(yaml.SafeLoader):
             name = (key.tag, key.value)
             if name in lines:
                 raise YamlError(
-                    f"{key.value!r} stands twice, in {place_of(lines[name])} and {place_of(key.start_mark)}: keep one."
+                    f"{key.value!r} is given twice, in {place_of(lines[name])} and {place_of(key.start_mark)}: keep "
+                    "one."
                 )
             lines[name] = key.start_mark
         return node
 
     def flatten_mapping(self, node):
-        """See the library's method; what is merged may be merged again, and doubles each time."""
+        """See the library's method. The limit is needed because a merged dict may be merged again, and can double each
+        time."""
         super().flatten_mapping(node)
         if len(node.value) > MAX_PAIRS:
             raise YamlError(f"{place_of(node.start_mark)}: more than {MAX_PAIRS} keys are merged.")
 
     def construct_number(self, node):
-        """A number, where it is what it looks like."""
+        """A number, if YAML reads it as it looks."""
         text = str(node.value)
         try:
             value = (self.construct_yaml_int if node.tag.endswith("int") else self.construct_yaml_float)(node)
@@ -80,8 +82,9 @@ class RecipeLoader(yaml.SafeLoader):
         digits = text.lstrip("+-")
         if ":" in text or (len(digits) > 1 and digits[0] == "0" and digits.isdigit()):
             raise YamlError(
-                f"{place_of(node.start_mark)}: YAML reads {text} as {value}: write {value} if that is meant, "
-                f'"{text}" in quotes if it is a text.'
+                f"{place_of(node.start_mark)}: YAML reads {text} as {value}. Write {value} if you mean this number, "
+                "or "
+                f'"{text}" in quotes if you mean a text.'
             )
         return value
 
@@ -91,30 +94,30 @@ for _kind in ("int", "float"):
 
 
 def parse_yaml(text: str) -> Any:
-    """The value that a text of YAML stands for.
+    """The value of a YAML text.
 
     Raises:
-        YamlError: in one line: what is wrong, and in which line it stands.
+        YamlError: one line that says what is wrong, and in which line of the text.
     """
     try:
         return yaml.load(text, Loader=RecipeLoader)
     except yaml.MarkedYAMLError as error:
         mark, tab = error.problem_mark or error.context_mark, "'\\t'" in str(error.problem)
         where = f"{place_of(mark)}, column {mark.column + 1}: " if mark is not None else ""
-        hint = " (a tab: YAML is indented by spaces)" if tab else ""
+        hint = " (this is a tab: YAML is indented with spaces)" if tab else ""
         raise YamlError(f"{where}{error.problem or error.context}{hint}.") from None
     except yaml.YAMLError as error:
         raise YamlError(" ".join(str(error).split())) from None
     except RecursionError:
-        raise YamlError("the values stand in one another too deeply.") from None
+        raise YamlError("the values are nested too deeply.") from None
 
 
 def read_yaml(path: Path) -> Any:
-    """What a YAML file holds: UTF-8, with or without a mark at its beginning, or UTF-16 with one.
+    """The content of a YAML file, in UTF-8 (with or without a byte order mark) or in UTF-16 with one.
 
     Raises:
-        ValueError: there is no such file, or it is a folder, no text, or no YAML; in one line that names the file, and
-            where there is one, a name of its folder that may have been meant.
+        ValueError: there is no such file, or it is a folder, no text, or no YAML. The message is one line. It names
+            the file, and a similar name in its folder if there is one.
     """
     if not path.exists():
         beside = path.parent
@@ -124,36 +127,38 @@ def read_yaml(path: Path) -> Any:
         where = "" if beside.is_dir() else f" There is no folder {str(beside)!r} either."
         raise YamlError(f"there is no file {str(path)!r}.{meant}{where}")
     if path.is_dir():
-        raise YamlError(f"{str(path)!r} is a folder: name one of the recipes in it.")
+        raise YamlError(f"{str(path)!r} is a folder: name one of the recipes inside it.")
     with open(regular_file(path, "recipe"), "rb") as file:
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
-        raise YamlError(f"{path.name} has more than {MAX_BYTES:,} bytes: a recipe has some lines of `key: value`.")
+        raise YamlError(
+            f"{path.name} has more than {MAX_BYTES:,} bytes. A recipe is a short file with lines of `key: value`."
+        )
     try:
         text = data.decode("utf-16" if data.startswith(UTF_16) else "utf-8-sig")
     except UnicodeDecodeError as error:
-        raise YamlError(f"{path.name} is no text in UTF-8: {error.reason} at byte {error.start}.") from None
+        raise YamlError(f"{path.name} is not a text in UTF-8: {error.reason} at byte {error.start}.") from None
     return parse_yaml(text)
 
 
 def read_recipe(
     path: Path, spell: Callable[[dict[str, Any]], dict[str, Any]] = dict, below: tuple[Path, ...] = ()
 ) -> dict[str, Any]:
-    """The keys of a recipe and of those it is based on.
+    """The keys of a recipe, and of the recipes that it is based on.
 
     Args:
-        path: of the file.
-        spell: what each file's own keys become before they stand above those of its base.
+        path: path of the file.
+        spell: a function that converts the keys of each file before they override the keys of its base.
         below: the recipes that this one is a base of.
 
     Raises:
-        ValueError: no lines of keys and values; a base that is no name of a file beside the recipe, or that leads back
-            to the recipe.
+        ValueError: the file does not consist of keys and values; or its base is not the name of a file in the same
+            folder, or leads back to the recipe.
     """
     values = read_yaml(path)
     if not isinstance(values, dict):
         kind = "nothing" if values is None else type(values).__name__
-        raise YamlError(f"needed are lines of `key: value`, got {kind} in {path.name}.")
+        raise YamlError(f"a recipe has lines of `key: value`, got {kind} in {path.name}.")
     if "base" not in values:
         return spell(values)
     base = values.pop("base")

@@ -1,4 +1,4 @@
-"""What `mm_hf train` is given first: a recipe, of the user or of the package, or the data."""
+"""The first word after `mm_hf train`: a recipe of the user, a recipe of the package, or the data."""
 
 import os
 import re
@@ -17,12 +17,13 @@ DATA_ENDING = re.compile(r"\.(csv|tsv|jsonl?|parquet|tar)(\.(gz|bz2|xz|zst|zip))
 
 
 def recipe_or_data(word: str | None, quiet: bool = False) -> tuple[Path | None, str | None]:
-    """The file of the recipe, or what `dataset` is, by the word that stands first, if one does: one of them, or
-    neither. A recipe ends in .yaml or .yml, or holds keys of recipes alone; all else is data. A bare name that no file
-    here has may be that of a recipe of the package, which is said, if not `quiet`.
+    """Decides whether the first word is a recipe or data. Returns the file of the recipe, or the value of `dataset`,
+    or None for both if there is no word. A recipe ends in .yaml or .yml, or is a file that holds only keys of recipes;
+    everything else is data. A name without a folder that is no file here may be a recipe of the package; unless
+    `quiet`, a line says so.
 
     Raises:
-        ValueError: in one line: there is no such recipe, or it looks like a file and is none.
+        ValueError: one line: there is no such recipe, or the word looks like a file but there is none.
     """
     if word is None:
         return None, None
@@ -32,20 +33,23 @@ def recipe_or_data(word: str | None, quiet: bool = False) -> tuple[Path | None, 
         if bare and word in packaged and not path.exists():
             if not quiet and int(os.environ.get("RANK", 0)) == 0:
                 note = f"`mm_hf recipes copy {path.stem}` makes a copy to change"
-                print(f"recipe {word}: that of the package, since no file here is called so ({note})", flush=True)
+                print(f"recipe {word}: from the package, since there is no such file here ({note})", flush=True)
             return packaged[word], None
         if not path.exists() and path.name in packaged:
-            raise YamlError(f"there is no file {word!r}. The package has a recipe of this name: {path.name!r} alone.")
+            raise YamlError(
+                f"there is no file {word!r}. The package has a recipe of this name: give {path.name!r}, without a "
+                "folder."
+            )
         if bare and not path.exists() and (meant := did_you_mean(word, [*recipes_in(path.parent), *packaged])):
             raise YamlError(f"there is no file {word!r}.{meant}")
         return path, None
     if path.is_dir() and recipes_in(path) == sorted(file.name for file in path.iterdir()) != []:
-        raise YamlError(f"{word!r} is a folder of recipes: name one of those in it, {', '.join(recipes_in(path))}.")
+        raise YamlError(f"{word!r} is a folder of recipes: name one of them, {', '.join(recipes_in(path))}.")
     if path.exists() or has_magic(word):
         return None, word
     as_recipe, recipes = f"{path.name}.yaml", [*recipes_in(path.parent), *(packaged if bare else [])]
     if not DATA_ENDING.search(word) and (meant := did_you_mean(as_recipe, recipes, cutoff=0.75)):
-        raise YamlError(f"there is no file {word!r}.{meant} (A data set of the Hub: --dataset {word}.)")
+        raise YamlError(f"there is no file {word!r}.{meant} (For a data set from the Hub: --dataset {word}.)")
     if path.is_absolute() or word.startswith(".") or word.count("/") > 1 or DATA_ENDING.search(word):
         beside = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
         raise YamlError(f"there is no file or folder {word!r}.{did_you_mean(path.name, beside)}")
@@ -53,7 +57,7 @@ def recipe_or_data(word: str | None, quiet: bool = False) -> tuple[Path | None, 
 
 
 def holds_keys(path: Path) -> bool:
-    """Whether a file of another ending holds keys of a recipe and nothing else, as recipes of before may."""
+    """Whether a file with another ending holds only keys of a recipe. Recipes of older versions may be such files."""
     if not path.is_file() or (DATA_ENDING.search(path.name) and path.suffix != ".json"):
         return False
     try:
@@ -65,13 +69,13 @@ def holds_keys(path: Path) -> bool:
 
 
 def recipes_in(folder: Path) -> list[str]:
-    """The names of the YAML files of a folder, in order; none where there is no such folder."""
+    """The sorted names of the YAML files in a folder; an empty list if there is no such folder."""
     names = [file.name for file in folder.iterdir()] if folder.is_dir() else []
     return sorted(name for name in names if name.endswith(RECIPE_ENDINGS))
 
 
 def name_of_data(data: str) -> str:
-    """What a run on these data is called: `houses` for houses.csv, data/houses, me/houses and houses/*.tar."""
+    """The name of a run on this data: `houses` for houses.csv, data/houses, me/houses and houses/*.tar."""
     parts = [part for part in Path(os.path.abspath(data) if data.strip("./") == "" else data).parts if part != ".."]
     for part in reversed(parts):
         name = DATA_ENDING.sub("", part)

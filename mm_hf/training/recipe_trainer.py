@@ -1,4 +1,4 @@
-"""`MMTrainer` with what a recipe asks for beside the TrainingArguments."""
+"""`MMTrainer` with the parts of a recipe that TrainingArguments do not have."""
 
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ from .state import TrainState
 from .train_arguments import TrainArguments
 
 
-# What a recipe and the Trainer call and mean alike.
+# Keys with the same name and meaning in a recipe and in the Trainer.
 SHARED_KEYS = (
     *("seed", "learning_rate", "num_train_epochs", "max_steps", "max_grad_norm", "bf16", "fp16", "torch_compile"),
     *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
@@ -41,9 +41,9 @@ SHARED_KEYS = (
 
 
 class StateBesideTrainer(TrainState):
-    """What `TrainState` has, the seconds, and whether the training had ended: all that the library has no place for.
+    """`TrainState` with the seconds and whether the training had ended: everything that the library does not save.
 
-    `stopped` is what the recipe said of the end, where the training stopped; None where it goes on.
+    `stopped` holds the recipe's limits if the training has stopped; None if it has not.
     """
 
     rules: Rules = {
@@ -66,9 +66,9 @@ class RecipeTrainer(MMTrainer):
 
     Args:
         run: the run.
-        collator: makes the batches that are measured; the recipe's augmentations come on top in training.
-        recipe: how it trains.
-        folder: of the run, for what a stop leaves behind; None for a floor.
+        collator: makes the batches for evaluation; the recipe's augmentations are added for training.
+        recipe: the training arguments of the recipe.
+        folder: of the run, for the rows of skipped steps; None for a floor.
         kwargs: for MMTrainer.
     """
 
@@ -76,16 +76,16 @@ class RecipeTrainer(MMTrainer):
         self.run, self.recipe = run, recipe
         super().__init__(data_collator=run.training_collator(collator), **kwargs)
         self.train_state = StateBesideTrainer(run, cast(nn.Module, self.model), recipe, folder)
-        self.norm: torch.Tensor | None = None  # of the gradients of the present step
+        self.norm: torch.Tensor | None = None  # norm of the gradients in the present step
         self.add_callback(StepCallback(self))
 
     def create_optimizer(self, model=None):
-        """The recipe's."""
+        """Creates the recipe's optimizer."""
         self.optimizer = build_optimizer(cast(MMFusionPreTrainedModel, self.model), self.recipe)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer=None):
-        """The recipe's."""
+        """Creates the recipe's scheduler."""
         if self.lr_scheduler is None:
             steps_per_epoch = num_training_steps
             if not self.run.data_args.streaming:
@@ -95,30 +95,30 @@ class RecipeTrainer(MMTrainer):
         return self.lr_scheduler
 
     def _init_training_state(self, max_steps, *args, **kwargs):
-        # A checkpoint brings back how often to evaluate, save and log; what the recipe says now counts.
+        # A checkpoint restores how often to evaluate, save and log, but the present recipe must win.
         trained = super()._init_training_state(max_steps, *args, **kwargs)
         self.state.compute_steps(self.args, max_steps)
         return trained
 
     def _clip_grad_norm(self, model):
-        self.norm = super()._clip_grad_norm(model)  # before clipping, which makes zeros of what is not finite
+        self.norm = super()._clip_grad_norm(model)  # the norm before clipping; clipping sets infinite gradients to 0
         return self.norm
 
     def _load_callback_state(self):
-        """The library brings back the patience of the checkpoint with its count; what the recipe says now counts."""
+        """The library restores the patience of the checkpoint together with its count. The present recipe must win."""
         super()._load_callback_state()
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, EarlyStoppingCallback) and self.recipe.early_stopping_patience is not None:
                 callback.early_stopping_patience = self.recipe.early_stopping_patience
 
     def compute_loss(self, model, inputs, *args, **kwargs):
-        """Notes which rows a step had, in case its loss is not finite, and which were bad."""
+        """Notes the rows of a step, in case its loss is not finite, and its bad rows."""
         if cast(nn.Module, self.model).training:
             self.train_state.note_rows(inputs)
         return super().compute_loss(model, inputs, *args, **kwargs)
 
     def predict_rows(self, batches):
-        """Measures the averaged weights where the recipe asks for them."""
+        """Measures the averaged weights if the recipe asks for them."""
         state = self.train_state
         with state.averaged():
             if state.ema is not None:
@@ -128,27 +128,27 @@ class RecipeTrainer(MMTrainer):
         return predictions
 
     def tensors_to_keep(self):
-        """See MMTrainer; the averaged weights come on top."""
+        """See MMTrainer; this adds the averaged weights."""
         yield from super().tensors_to_keep()
         yield from self.train_state.tensors()
 
     def save_extra_state(self, folder: Path):
-        """What has to go on exactly, beside what the library keeps."""
+        """Saves the state that the library does not save."""
         self.train_state.stopped = self.limits() if self.control.should_training_stop else None
         self.train_state.write(folder)
 
     def faults_of_state(self, folder: Path):
-        """See MMTrainer; what `save_extra_state` writes comes on top."""
+        """See MMTrainer; this adds the files of `save_extra_state`."""
         yield from super().faults_of_state(folder)
         yield from self.train_state.faults(folder)
 
     def limits(self) -> list:
-        """What the recipe says of the end."""
+        """The recipe's limits on the training."""
         recipe = self.recipe
         return [recipe.num_train_epochs, recipe.max_steps, recipe.max_train_seconds, recipe.early_stopping_patience]
 
     def train(self, resume_from_checkpoint=None, **kwargs):
-        """See MMTrainer; the averaged weights, where there are any, are the ones that stay."""
+        """See MMTrainer; at the end the model has the averaged weights, if there are any."""
         state = self.train_state
         state.start_clock()
         folder = self.choose_checkpoint(resume_from_checkpoint)
@@ -167,8 +167,8 @@ class RecipeTrainer(MMTrainer):
             state.ema.write()
 
     def _load_the_end(self, folder: Path):
-        """Loads what a training that had ended left. The library forgets that it had, and would train one evaluation
-        more."""
+        """Loads the result of a training that had ended. The library does not remember the end, and would train until
+        one more evaluation."""
         self.state = TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME))
         if self.state.best_model_checkpoint is not None:
             self.state.best_model_checkpoint = str(
@@ -180,7 +180,7 @@ class RecipeTrainer(MMTrainer):
 
 
 class StepCallback(TrainerCallback):
-    """What the recipe wants done around each optimizer step."""
+    """The recipe's actions around each optimizer step."""
 
     def __init__(self, trainer: RecipeTrainer):
         self.trainer = trainer
@@ -192,7 +192,7 @@ class StepCallback(TrainerCallback):
         trainer.train_state.allows_step(state.global_step + 1, trainer.norm, scaled)
 
     def on_optimizer_step(self, args, state, control, **kwargs):
-        """Takes the new weights into the average."""
+        """Adds the new weights to the average."""
         self.trainer.train_state.update_average()
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -202,21 +202,21 @@ class StepCallback(TrainerCallback):
             over = torch.tensor(float(trainer.train_state.is_overtime()), device=args.device)
             if trainer.accelerator.reduce(over).item() > 0:
                 control.should_training_stop = True
-                if args.eval_strategy == "steps":  # else it comes at the end of the epoch, which is now
+                if args.eval_strategy == "steps":  # else the library evaluates at the end of the epoch, which is now
                     control.should_evaluate = control.should_save = True
         return control
 
 
 def training_arguments(run: Run, args: TrainArguments, folder: Path | None) -> TrainingArguments:
-    """The recipe as the Trainer takes it."""
+    """The recipe as TrainingArguments."""
     pace = "no" if folder is None else "epoch" if args.eval_steps is None else "steps"
-    validates = "validation" in run.splits  # not where all rows are learned, see `folds`
+    validates = "validation" in run.splits  # false if the model is trained on all rows, see `folds`
     when = pace if validates else "no"
     saved = pace if args.save_steps is None or folder is None else "steps"
     metric = run.first_metric()
     kind: type[TrainingArguments] = TrainingArguments
     more: dict[str, Any] = {}
-    if run.writes:  # how long and with how many beams, the model's own config says
+    if run.writes:  # length and number of beams are in the model's own config
         kind, more = Seq2SeqTrainingArguments, {"predict_with_generate": args.predict_with_generate}
     return kind(
         **more,
@@ -225,20 +225,20 @@ def training_arguments(run: Run, args: TrainArguments, folder: Path | None) -> T
         eval_strategy=when,
         save_strategy=saved,
         save_steps=args.save_steps or args.eval_steps or 500,
-        # With 1 the library deletes, when it ends, all but the best, and with them that it had ended.
+        # With 1, the library keeps only the best checkpoint at the end, and loses the information that it had ended.
         save_total_limit=max(2, args.save_total_limit),
-        restore_callback_states_from_checkpoint=True,  # how long there was no better score
+        restore_callback_states_from_checkpoint=True,  # the count of evaluations without a better score
         load_best_model_at_end=folder is not None and validates,
         metric_for_best_model=metric,
         greater_is_better=metric != "rmse",
         report_to="none" if folder is None else args.report_to,
         use_cpu=run.accelerator.device.type == "cpu",
-        disable_tqdm=folder is None or not is_live(),  # in a log: a line each logging_steps, and no bar
+        disable_tqdm=folder is None or not is_live(),  # in a log file: a line every logging_steps, and no bar
     )
 
 
 def compute_metrics(run: Run, predictions: EvalPrediction) -> dict[str, float]:
-    """The metrics of the problem, as the Trainer asks for them."""
+    """The metrics of the task, in the form that the Trainer needs."""
     arrays = (predictions.predictions, predictions.label_ids)
     logits, labels = recursively_apply(torch.from_numpy, arrays, test_type=lambda value: isinstance(value, np.ndarray))
     generated = run.generate_arguments("validation") is not None
@@ -252,7 +252,7 @@ def build_trainer(
     args: TrainArguments,
     folder: Path | None = None,
 ) -> RecipeTrainer:
-    """The Trainer of a recipe; without a folder it keeps nothing."""
+    """The Trainer of a recipe; without a folder it saves nothing."""
     callbacks = []
     validates = "validation" in run.splits
     if folder is not None and args.early_stopping_patience is not None and validates:
@@ -280,11 +280,11 @@ def fit(
     args: TrainArguments,
     folder: Path | None = None,
 ) -> dict[str, list]:
-    """See `loop.fit`, which does it without the Trainer."""
+    """See `loop.fit`, which does the same without the Trainer."""
     trainer = build_trainer(run, model, collator, args, folder)
     checkpoint = trainer.choose_checkpoint(folder is not None and bool(list_checkpoints(folder)))
     if checkpoint is not None:
-        run.say(f"taken up from {checkpoint}")
+        run.say(f"resumed from {checkpoint}")
     run.say("training:")
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.train_state.say_what_was_skipped()

@@ -1,4 +1,5 @@
-"""Opens a checkpoint to be measured: the arguments, the model, and the data cut into parts as in training."""
+"""Opens a checkpoint for measuring: the arguments, the model, and the data, split into the same parts as in
+training."""
 
 import os
 import sys
@@ -47,14 +48,14 @@ from .splits import check_rows, columns_in_use, fold_of, reading_of, seed_of_cut
 from .values import checked_values
 
 
-# What a run's recipe says of the parts of its data.
+# Keys of a run's recipe about the parts of its data.
 RECIPE_KEYS = ["dataset", "image_column", "image_id_column", "group_column", "seed"]
 RECIPE_KEYS += ["validation_fraction", "test_fraction"]
-DEFAULT_TARGET_LENGTH = 64  # tokens of a text to be written, where the checkpoint does not say
+DEFAULT_TARGET_LENGTH = 64  # tokens of a generated text, if the checkpoint does not say
 
 
 class PartArguments(Protocol):
-    """Which part of the data is looked at: what the arguments of all scripts that open a checkpoint have."""
+    """The arguments that choose a part of the data. All scripts that open a checkpoint have them."""
 
     model: str
     split: str | None
@@ -69,21 +70,21 @@ def parse_arguments(
     prog: str = "mm_hf evaluate",
     words: list[str] | None = None,
 ) -> tuple[Any, DatasetArguments, dict[str, Any]]:
-    """Reads the command line (or `words` in its place), and what it leaves out from the checkpoint's recipe.json,
-    which comes third, empty where there is none.
+    """Reads the command line (or `words` in its place). Values that it leaves out come from the checkpoint's
+    recipe.json, which is the third result; it is empty if there is none.
 
     Args:
         description: of the script, for its help.
-        group: the script's own arguments, `model` among them.
-        commands: what its first word may be, where it has one; it becomes `command`, which the group then has. Without
-            commands the first word may be the checkpoint, without `--model`.
-        prog: what the script is called.
+        group: the script's own arguments, with `model`.
+        commands: possible first words, if the script has commands; the first word becomes the field `command` of the
+            group. Without commands the first word may be the checkpoint, without `--model`.
+        prog: the name of the script.
     """
     words = sys.argv[1:] if words is None else words
     parser = measuring_parser(description, prog, group, commands)
     if words and not commands and not words[0].startswith("-"):
         if again := [word for word in words if word.split("=")[0] == "--model"]:
-            parser.error(f"the checkpoint is {words[0]!r}, the first word; leave out {again[0]}.")
+            parser.error(f"the checkpoint is given twice, as the first word {words[0]!r} and as {again[0]}: keep one.")
         words = ["--model", *words]
     import_named(parser, words)
     parsed = parser.parse_known_args(words)[0]
@@ -97,7 +98,7 @@ def parse_arguments(
             parser.error(str(error))
         missing = [key for key in RECIPE_KEYS if key not in recipe]
         if missing:
-            parser.error(f"{file} is not the recipe of a run: it lacks {', '.join(missing)}.")
+            parser.error(f"{file} is not the recipe of a run: these keys are missing: {', '.join(missing)}.")
         recipe, notes = find_data(recipe, file.parent)
     keys = {key.name for key in fields(DatasetArguments)} | {"group_column", "per_device_eval_batch_size"}
     try:
@@ -120,11 +121,11 @@ def parse_arguments(
 
 
 def check_checkpoint(model: str):
-    """Tells a misspelt folder before the Hub is asked for it.
+    """Reports a misspelled folder before the Hub is asked for it.
 
     Raises:
-        OSError: it is no folder, and neither a Hub id, nor one whose first half is not the name of a folder here. The
-            ids of a single word are those of a few old models, none of them of this package.
+        OSError: it is no folder, and it cannot be meant as a Hub id: it is a single word (only a few old models have
+            such ids, and none of them is from this package), or its first half is the name of a folder here.
     """
     first, *others = Path(model).parts or ("",)
     check_source("the checkpoint", model)
@@ -138,8 +139,8 @@ def check_checkpoint(model: str):
 
 
 def config_of(model: str) -> PreTrainedConfig:
-    """The config of a checkpoint, of whatever model. The library's errors about a file that is nested too deeply, or
-    holds no dict, are about itself.
+    """The config of a checkpoint, of any model. The file is read here first, because the library's errors about a
+    damaged file are hard to understand.
 
     Raises:
         OSError: there is no such checkpoint.
@@ -151,17 +152,17 @@ def config_of(model: str) -> PreTrainedConfig:
         read_json(file)
     elif (Path(model) / "recipe.json").is_file():
         raise OSError(
-            f"{model} is a run that has not come to its end: it has no config.json. The command that began it takes "
-            "it up."
+            f"{model} is a run that has not finished: it has no config.json. Repeat the command that started it, to "
+            "resume it."
         )
     return AutoConfig.from_pretrained(model)
 
 
 def load_config(model: str) -> tuple[MMFusionConfig, type[MMFusionPreTrainedModel]]:
-    """The checkpoint's config, and its head.
+    """The checkpoint's config, and the class of its model.
 
     Raises:
-        ValueError: it is none that gives classes or numbers.
+        ValueError: the model is not one that `mm_hf evaluate` measures.
     """
     config = config_of(model)
     architectures = config.architectures or [config.model_type]
@@ -169,7 +170,7 @@ def load_config(model: str) -> tuple[MMFusionConfig, type[MMFusionPreTrainedMode
     known = {name: task_of_class(name) for name in heads}
     heads = {name: head for name, head in heads.items() if (task := known[name]) is None or task.needs_labels}
     if architectures[0] in known and architectures[0] not in heads:
-        raise ValueError(f"{model} searches: `mm_hf search evaluate --model {model}` measures it.")
+        raise ValueError(f"{model} is a model for search: measure it with `mm_hf search evaluate --model {model}`.")
     if not isinstance(config, MMFusionConfig) or architectures[0] not in heads:
         raise ValueError(
             f"{model} is a checkpoint of {', '.join(architectures)}; mm_hf evaluate measures {' and '.join(heads)}."
@@ -178,33 +179,35 @@ def load_config(model: str) -> tuple[MMFusionConfig, type[MMFusionPreTrainedMode
 
 
 def columns_of(args: EvaluateArguments, data_args: DatasetArguments, config: MMFusionConfig) -> "GroupedColumns":
-    """The columns that play a part.
+    """The columns in use.
 
     Raises:
-        ValueError: naming those that are not known, or that the checkpoint has no use for.
+        ValueError: names columns that are missing, or that the checkpoint does not use.
     """
     missing = [] if data_args.dataset is not None else ["--dataset"]
     missing += missing_columns(data_args, config.modalities)
     missing += [] if data_args.label_column is not None else ["--label_column"]
     if missing:
         raise ValueError(
-            f"Needed: {', '.join(missing)}. {args.model} has no recipe.json that names them (a modality that the data "
-            'does not have: "").'
+            f'Missing: {", ".join(missing)}. {args.model} has no recipe.json that names them. (Give "" for a modality '
+            "that the data does not have.)"
         )
     columns = columns_in_use(data_args)
     for modality, named in columns_by_modality(data_args).items():
         if modality not in config.modalities:
             key = key_in_use(data_args, modality)
-            raise ValueError(f"{key} is {named}, but {args.model} has {config.modalities} alone.")
+            raise ValueError(f"{key} is {named}, but {args.model} only reads {config.modalities}: leave {key} out.")
     places = config.num_images - (config.num_frames or config.num_images)
     if columns.video is not None and config.num_frames and len(columns.images) != places:
         raise ValueError(
-            f"image_column names {columns.images}, but {args.model} has {places} pictures beside the frames of a "
-            "video: name one for each, in their order."
+            f"image_column names {columns.images}, but {args.model} reads {places} pictures in addition to the frames "
+            "of a video: name one column for each picture, in order."
         )
     for key, column in (("image_id_column", data_args.image_id_column), ("group_column", args.group_column)):
         if column in columns.images:
-            raise ValueError(f"{key} is {column!r}, which holds the pictures; equal pictures are found without it.")
+            raise ValueError(
+                f"{key} is {column!r}, which holds the pictures. Leave it out: equal pictures are found without it."
+            )
     label = columns.label
     if config.tasks is not None:
         label = columns.labels
@@ -220,7 +223,7 @@ def columns_of(args: EvaluateArguments, data_args: DatasetArguments, config: MMF
 
 @dataclass
 class GroupedColumns(Columns):
-    """Columns with one more, whose equal values mean rows that belong together."""
+    """Columns with one more: rows with equal values in it belong together."""
 
     group: str | None = None
 
@@ -237,14 +240,14 @@ def load_part(
     as_text: Collection[str] = (),
     problem_type: Any = None,
 ) -> tuple[str, Dataset, Dataset | None]:
-    """Name and rows of the part that is measured, and the training part where that is another one.
+    """Name and rows of the part that is measured, and the training part if it is a different one.
 
-    Validation and test are cut from train only as the run did that left the recipe: a part cut in any other way would
-    hold rows that the model has learned. That is why the data of a run is read as the run did, see `cells_of_run`;
-    `as_text` and `problem_type` as in `load_splits`.
+    Validation and test are split from train exactly as in the run that wrote the recipe. Any other split would put
+    training rows into the test part. For the same reason the data is read in the same way as in the run, see
+    `cells_of_run`. `as_text` and `problem_type` are as in `load_splits`.
 
     Raises:
-        ValueError: there is no such part, or it cannot be cut as it was.
+        ValueError: there is no such part, or it cannot be split in the same way again.
     """
     path = data_args.source
     options: dict[str, Any] = {"validation_fraction": 0.0, "test_fraction": 0.0}
@@ -257,16 +260,17 @@ def load_part(
     if name not in splits:
         if recipe.get("fold") == 0 and is_data_of(recipe, path):
             raise ValueError(
-                f"{args.model} has learned all rows of {path}: its score is that of its folds, in results.json. "
-                "--dataset names rows that are new to it."
+                f"{args.model} was trained on all rows of {path}: the score of its folds, in results.json, is its "
+                "score. To measure it, name other rows with --dataset."
             )
         if args.split is not None or len(splits) > 1:
             raise ValueError(f"{path} has no part {name!r}: --split takes one of {list(splits)}.")
         name = next(iter(splits))
         if recipe and name == "train":
             raise ValueError(
-                f"{path} has no part but {name!r}, and is not what {args.model} was trained on by its recipe.json, "
-                f"{recipe['dataset']}, so nobody knows which of its rows are new to it. If all are: --split train."
+                f"{path} has only the part {name!r}. It is not the data that {args.model} was trained on, "
+                f"{recipe['dataset']} (see its recipe.json), so it is not known which rows are new to the model. If "
+                "all rows are new: --split train."
             )
     part, train = splits[name], splits.get("train")
     if SOURCE_ROW in part.column_names:
@@ -286,7 +290,8 @@ def is_data_of(recipe: dict[str, Any], dataset: str) -> bool:
 
 
 def options_of_cut(recipe: dict[str, Any], model: Path) -> dict[str, Any]:
-    """What `load_splits` has to be told to read and cut the data of a run as it did; `model` is its folder."""
+    """The arguments of `load_splits` that read and split the data of a run in the same way as the run; `model` is its
+    folder."""
     file = model / "rows.json"
     rows = read_json(file) if file.exists() else {}
     keys = ("validation_fraction", "test_fraction", "group_column")
@@ -303,40 +308,41 @@ def options_of_cut(recipe: dict[str, Any], model: Path) -> dict[str, Any]:
 
 
 def check_cut(model: Path, data_args: DatasetArguments, recipe: dict[str, Any], rows: dict[str, int]):
-    """Refuses a part that was cut otherwise than in training.
+    """Refuses a part that is split in another way than in training.
 
     Raises:
-        ValueError: other rows, or other columns that rows were kept together by.
+        ValueError: there are other rows, or other columns that keep rows together in one part.
     """
     for key in ("image_column", "image_id_column", "audio_column", "video_column"):
         if (getattr(data_args, key) or None) != (recipe.get(key) or None):
             raise ValueError(
-                f"{key} is {getattr(data_args, key)!r}, and {recipe[key]!r} in the recipe of {model}, which cut its "
-                "test part from the training rows by it: with another one they would mix."
+                f"{key} is {getattr(data_args, key)!r}, but it is {recipe[key]!r} in the recipe of {model}, and it "
+                "was used to split test rows from training rows. With another column they would mix: leave it out."
             )
     file = model / "rows.json"
     before = read_json(file).get("rows") if file.exists() else rows
     if before != rows:
         raise ValueError(
-            f"{data_args.dataset} now has {rows} rows, and {before} when {model} was trained: its test part cannot be "
-            "cut again as it was. Put rows that it has not learned into a file of their own."
+            f"{data_args.dataset} now has {rows} rows, but it had {before} when {model} was trained, so its test part "
+            "cannot be split off in the same way again. Put rows that the model was not trained on into their own "
+            "file."
         )
 
 
 def texts_of_processor(processor: MMFusionProcessor) -> list[str]:
-    """Columns whose cells a checkpoint reads as texts, though they may look like other numbers than they are."""
+    """Columns that a checkpoint reads as text first, because the written numbers could be misread."""
     return [] if processor.table_schema is None else list(processor.table_schema.marks)
 
 
 def problem_types(config: MMFusionConfig) -> Any:
-    """The problem type of a checkpoint, of several tasks by their columns."""
+    """The problem type of a checkpoint; for several tasks a dict by column."""
     if config.tasks is None:
         return config.problem_type
     return {name: head.name for name, head in config.task_heads.items()}
 
 
 def labels_of_checkpoint(config: MMFusionConfig, part: Dataset, columns: Columns) -> list[Task]:
-    """What the checkpoint answers, by column of labels; `part` are the rows that are measured."""
+    """The checkpoint's tasks, one for each column of labels; `part` holds the rows that are measured."""
     known = task_of_class((config.architectures or [""])[0])
     if known is not None:
         return [known.learn({"train": part}, column) for column in columns.labels]
@@ -344,7 +350,7 @@ def labels_of_checkpoint(config: MMFusionConfig, part: Dataset, columns: Columns
         heads = {column: config.task_heads[column] for column in columns.labels}
         return [replace(task_of(head.name, head.labels, name), model_head=head) for name, head in heads.items()]
     (column,), problem_type = columns.labels, config.problem_type
-    if problem_type is None:  # a checkpoint that has not seen a label
+    if problem_type is None:  # a checkpoint that was not trained on labels
         several = isinstance(part.features[column], List)
         problem_type = problem_type_of(NUMBERS if config.num_labels == 1 else SEVERAL if several else CLASSES)
     id2label = cast(dict[int, str], config.id2label)
@@ -356,13 +362,13 @@ def labels_of_checkpoint(config: MMFusionConfig, part: Dataset, columns: Columns
 def open_checkpoint(
     args: EvaluateArguments, data_args: DatasetArguments, recipe: dict[str, Any]
 ) -> tuple[Evaluator, str, Any]:
-    """Opens checkpoint and data, and looks at every row before any is measured. It asks for no recipe: what a
-    checkpoint answers, its own config says.
+    """Opens checkpoint and data, and checks every row before any is measured. It needs no recipe: the checkpoint's own
+    config names its task.
 
     Returns:
-        what measures the checkpoint, with the part that is measured as its only one, but for a model of pictures that
-        writes: that finds what it was trained on there too; the name of that part; the labels of the training part (of
-        several tasks by name), None where there is no other part than the measured one.
+        the evaluator, which holds only the part that is measured (a model that writes texts about pictures also has
+        the training part); the name of the measured part; and the labels of the training part (by name for several
+        tasks), None if there is no other part than the measured one.
     """
     config, head = load_config(args.model)
     columns = columns_of(args, data_args, config)
@@ -370,10 +376,10 @@ def open_checkpoint(
     output_dir = Path(args.output_dir or folder / "evaluation")
     known = task_of_class(head.__name__)
     writes, transcribes = known is not None and known.writes, known is not None and known.transcribes
-    logging.disable_progress_bar()  # of loading weights: seconds
+    logging.disable_progress_bar()  # the bar of loading weights, which takes only seconds
     processor = MMFusionProcessor.from_pretrained(args.model)
     accelerator = Accelerator()
-    with accelerator.local_main_process_first():  # the others find what it prepared
+    with accelerator.local_main_process_first():  # the other processes then find the prepared files
         as_text = [*(columns.labels if writes else []), *texts_of_processor(processor)]
         name, part, train = load_part(args, data_args, recipe, columns, as_text, problem_types(config))
     tasks = labels_of_checkpoint(config, part, columns)
@@ -411,7 +417,7 @@ def open_checkpoint(
     learned = None if train is None else learned_labels(run, train, names)
     if Vision.name not in config.modalities and name != "train":
         run.splits.pop("train", None)
-    # Nothing trains here, so the features of every encoder can be kept.
+    # Nothing trains here, so the features of every encoder can be cached.
     run.model = head.from_pretrained(args.model, freeze_encoders=True).to(accelerator.device)
     kept = run.model.config.frozen_encoders if data_args.cache_features else []
     run.collator = replace(run.collator, cache=build_cache(run, kept, data_args, new=True))
@@ -420,14 +426,14 @@ def open_checkpoint(
 
 
 def learned_labels(run: Evaluator, train: Dataset, names: dict[str, list[str] | None]) -> Any:
-    """The labels of the training part, of several tasks by column; `names` of classes likewise. Of a model that writes
-    that part stays among the run's, where the nearest pictures are looked for."""
+    """The labels of the training part (for several tasks by column); `names` are the names of classes, in the same
+    form. For a model that writes texts, the part stays in the run: the nearest pictures are searched there."""
     if run.writes:
         run.splits["train"] = normalise_labels(DatasetDict({"train": train}), names)["train"]
         return run.labels("train")
     of_train = normalise_labels(DatasetDict({"train": train.select_columns(run.columns.labels)}), names)
     run.splits |= of_train
-    # Classes that the checkpoint does not have are no answers, so they do not count.
+    # Classes that the checkpoint does not have cannot be answers, so they do not count.
     labels = {task.label: task.read_labels("train", bad=[]) for task in run.alone()}
     del run.splits["train"]
     return labels if run.several else labels[run.label]

@@ -1,4 +1,4 @@
-"""What the answers to a part of the data rest on, for reports and cards."""
+"""What the answers to a part of the data depend on (the effect of each modality), for reports and cards."""
 
 import math
 from dataclasses import replace
@@ -21,25 +21,25 @@ from ..evidence.summary import summary_of
 from .evaluator import Evaluator
 
 
-WRITING = 4  # a text is that much dearer than a class, so that as many fewer are looked at
+WRITING = 4  # a generated text costs so many times more than a class, so fewer rows are used by this factor
 
 
 def rests_on(
     run: Evaluator, split: str, train: Dataset | IterableDataset | None, most: int, seed: int = 0
 ) -> dict[str, Any] | None:
-    """What each modality gave to the answers to some rows, by column of labels (see `summary_of`), with `background`,
-    the rows whose items stood in. On the main process alone.
+    """The effect of each modality on the answers to some rows, by column of labels (see `summary_of`), with
+    `background`, the number of rows with items that replace others. Only the main process calls it.
 
     Args:
-        run: with its model.
+        run: the run, with its model.
         split: the part.
-        train: training rows, whose items stand in for others; of None and of a stream those of the part itself do.
-        most: rows, drawn at random.
-        seed: of what is drawn.
+        train: training rows; their items replace others. If it is None or a stream, rows of the part itself are used.
+        most: at most so many rows, drawn at random.
+        seed: of the random rows.
 
     Returns:
-        None where there is nothing to be said: one modality alone, a model that only compares embeddings, weights that
-        are cut up among processes.
+        None if it cannot be measured: there is only one modality, the model only compares embeddings, or the weights
+        are split between processes.
     """
     model: Any = run.accelerator.unwrap_model(run.model)
     rows = run.rows(split)
@@ -54,7 +54,7 @@ def rests_on(
     was_training = model.training
     model.eval()
     chosen = train_rows.__getitems__(choose_rows(len(train_rows), candidates(wanted), seed))
-    cache = collator.cache if train is run.splits.get("train") else None  # which holds the parts of the run alone
+    cache = collator.cache if train is run.splits.get("train") else None  # the cache only holds the run's own parts
     background = encode_background(model, replace(collator, cache=cache), chosen, wanted)
     tasks: Any = {task.column if run.several else None: task for task in run.tasks}
     explainer = Explainer(model, collator, tasks, background)

@@ -1,4 +1,4 @@
-"""A run: what `mm_hf train` and `mm_hf finetune` work on."""
+"""A run, the object that `mm_hf train` and `mm_hf finetune` work on."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -23,20 +23,19 @@ from .train_arguments import TrainArguments
 
 @dataclass(kw_only=True)
 class Run(Evaluator):
-    """One training of one recipe, in a folder of its own: what the recipe asks for, the data that it names, the model
-    that is built for them, and how that is measured (see `Evaluator`). `open_run` makes it, `fit` trains it, and
-    `finish` tests it and writes the folder.
+    """One training of one recipe, in its own folder: the recipe, its data, the model, and how the model is measured
+    (see `Evaluator`). `open_run` makes it, `fit` trains it, and `finish` tests it and writes the folder.
 
     Args:
         model_args, data_args, train_args: the recipe.
-        start: the checkpoint that it starts from; None where it starts from pretrained encoders.
+        start: the checkpoint that it starts from; None if it starts from pretrained encoders.
         seconds: wall time by phase.
-        searches_fusions: the recipe leaves the fusion to a search.
-        fusion_search: its trials and its winner, once it has ended.
+        searches_fusions: the recipe asks for a search over fusions.
+        fusion_search: the trials and the winner of the search, once it has ended.
 
     Attributes:
-        build: makes the model anew, with fresh fusion and head.
-        line: the `LinearFloor` that the model itself is, where its fusion is the straight line.
+        build: builds the model again, with a fresh fusion and head.
+        line: the `LinearFloor` from which the model was made, if its fusion is `linear`.
     """
 
     model_args: ModelArguments
@@ -51,7 +50,7 @@ class Run(Evaluator):
 
     @property
     def kept_features(self) -> list[str]:
-        """The modalities whose features are kept, where the recipe asks for that: their encoder is frozen, and no
+        """The modalities with cached features, if the recipe asks for caching: their encoder is frozen, and no
         augmentation changes their items."""
         data_args = self.data_args
         if not data_args.cache_features or data_args.streaming:
@@ -59,7 +58,7 @@ class Run(Evaluator):
         return [name for name in self.model.config.frozen_encoders if not reader_of(name).changes(data_args)]
 
     def training_collator(self, collator: MultimodalCollator) -> MultimodalCollator:
-        """The same with the augmentations that the recipe asks for."""
+        """The same collator with the augmentations that the recipe asks for."""
         asked: dict[str, Any] = {}
         for name, reader in READERS.items():
             if reader.augmentation is None:
@@ -72,7 +71,7 @@ class Run(Evaluator):
         return replace(collator, **asked, seed=self.train_args.seed)
 
     def training_rows(self) -> Rows | StreamBatches:
-        """The training part, with what the sampler has to know of its rows."""
+        """The training part, with the lengths or weights of rows that the sampler needs."""
         dataset, args = self.splits["train"], self.train_args
         if isinstance(dataset, IterableDataset):
             return StreamBatches(
@@ -107,7 +106,7 @@ class Run(Evaluator):
         )
 
     def lengths(self) -> list[int]:
-        """Tokens of each training row's texts, and of the one that it is to write."""
+        """The number of tokens in each training row: in its texts, and in its label text if the model writes texts."""
         part = self.splits["train"]
         totals = [0] * len(part)
         for column in self.columns.texts:
@@ -120,14 +119,14 @@ class Run(Evaluator):
         return totals
 
     def classes(self) -> list:
-        """The class of each training row, or the list of its classes where there are several."""
+        """The class of each training row, or the list of its classes if a row has several."""
         return self.task.row_classes(self.labels("train"))
 
 
 def build_optimizer(model: MMFusionPreTrainedModel, args: TrainArguments) -> torch.optim.Optimizer:
     """The recipe's optimizer over its parameter groups."""
-    # A handful of numbers that each step moves by no more than its rate: at that of the matrices they would not get to
-    # where they belong in a thousand steps.
+    # The weights of the tasks are a few numbers, and a step changes each by at most the learning rate. With the rate
+    # of the matrices they would not reach good values in a thousand steps.
     rates = {**args.encoder_learning_rates, "task_weighting": 10 * args.learning_rate}
     parts = [*model.config.modalities, *(name for name, _ in model.named_children())]
     rates = {name: rate for name, rate in rates.items() if name in parts}
@@ -138,7 +137,7 @@ def build_optimizer(model: MMFusionPreTrainedModel, args: TrainArguments) -> tor
     else:
         optimizer = torch.optim.AdamW(groups, lr=args.learning_rate, fused=True)
     if args.gradient_modulation:
-        modulated = cast(MMFusionForClassification, model)  # `check_arguments` asks for classes
+        modulated = cast(MMFusionForClassification, model)  # `check_arguments` requires classes
         GradientModulation(modulated, optimizer, args.gradient_modulation)
     return optimizer
 
@@ -146,7 +145,7 @@ def build_optimizer(model: MMFusionPreTrainedModel, args: TrainArguments) -> tor
 def build_scheduler(
     optimizer: torch.optim.Optimizer, args: TrainArguments, total_steps: int, steps_per_epoch: int
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    """The recipe's schedule, with gradual unfreezing where it is asked for."""
+    """The recipe's schedule of learning rates, with gradual unfreezing if the recipe asks for it."""
     warmup = round(args.warmup_ratio * total_steps)
     scheduler = get_scheduler(args.lr_scheduler_type, optimizer, warmup, total_steps)
     if args.unfreeze_epochs is not None:

@@ -1,4 +1,4 @@
-"""What a finished run shows: results.json, its pictures, its card, and a table for the terminal."""
+"""The report of a finished run: results.json, pictures, the model card, and a table for the terminal."""
 
 import glob
 import random
@@ -26,13 +26,13 @@ CARD = resources.files("mm_hf.evaluation") / "card.md"  # the template of a mode
 
 
 def short_name(place: str) -> str:
-    """Of what lies on this machine (a folder, a file, a pattern of files) the last name, of a Hub id all of it."""
+    """For a folder, a file or a pattern of files on this machine, its last name; for a Hub id, the whole id."""
     return Path(place).name if glob.glob(place) else place
 
 
 def write_run(output_dir: Path, model, collator: MultimodalCollator, splits, logits, results, history):
-    """Writes results, pictures and card beside the checkpoint, which the folder holds already. `logits` of the test
-    part are as in `Predictions`, `history` as in `plot_curves`; `results` go into `results.json`."""
+    """Writes results, pictures and card beside the checkpoint, which is in the folder already. `logits` are for the
+    test part, as in `Predictions`; `history` is as in `plot_curves`; `results` go into `results.json`."""
     plot_curves(history, output_dir / "curves.png")
     samples = sample_predictions(model, collator, splits["test"], logits)
     tasks = tasks_of(model, collator)
@@ -63,33 +63,33 @@ def write_run(output_dir: Path, model, collator: MultimodalCollator, splits, log
         )
     card.save(output_dir / "README.md")
     clear_staging(output_dir)
-    write_json(output_dir / "results.json", results)  # last: it says that the run is complete
+    write_json(output_dir / "results.json", results)  # written last: this file means that the run is complete
     print(summary(results))
     print(f"written: {output_dir}")
-    print(results["verdict"])  # last: what is to be remembered
+    print(results["verdict"])  # printed last: the most important line
 
 
 def encoders_of(recipe: dict[str, Any]) -> dict[str, str]:
-    """What the model was composed of, by part."""
+    """The encoders and the decoder of the model, by part."""
     sources = {f"{name}_encoder": source for name, source in (recipe.get("encoders") or {}).items()}
     sources |= {key: recipe.get(key) for key in (*(f"{name}_encoder" for name in pretrained_modalities()), "decoder")}
     encoders = {key: Path(source).name for key, source in sources.items() if source}
     if recipe["table_columns"]:
-        encoders["table encoder"] = "a token a column"
+        encoders["table encoder"] = "one token per column"
     if recipe["series_column"]:
         encoders["series encoder"] = recipe["series_rnn_type"]
     return encoders
 
 
 def pipeline_tag(model) -> str | None:
-    """The Hub's name of what a model does, where one of its pipelines has one and takes what the model takes."""
+    """The Hub's pipeline tag for a model. None if no pipeline with a tag takes the same modalities as the model."""
     taken = set(model.config.modalities)
     return next((tag for tag in CUSTOM_PIPELINES.get(type(model).__name__, {}) if HUB_TASKS.get(tag) == taken), None)
 
 
 def sample_predictions(model, collator: MultimodalCollator, split, logits, count: int = 12) -> list[tuple]:
-    """Test rows drawn at random, of one label a row up to a third of them wrong ones if there are, as
-    `plot_predictions` takes them: answer and truth in words, and whether the answer is right."""
+    """Random test rows for `plot_predictions`: answer and true label in words, and whether the answer is right. With a
+    single task of classes, up to a third of the rows have a wrong answer."""
     if collator.pair_ids:
         return sample_finds(collator, split, logits, count)
     tasks, several = tasks_of(model, collator), model.config.tasks is not None
@@ -100,7 +100,7 @@ def sample_predictions(model, collator: MultimodalCollator, split, logits, count
     by_column: dict[str, list[tuple[str, str | None, bool | None]]] = {}
     for task in tasks if not writes else []:
         name = str(task.column)
-        bad: list[BadRowError] = []  # they are missing labels here
+        bad: list[BadRowError] = []  # bad labels count as missing here
         rows = Rows(split.select_columns([name]), "test").__getitems__(range(len(split)))
         by_column[name] = task.judged(logits[name] if several else logits, task.label_tensor(rows, bad))
     if [label_kind_of(task.name) for task in tasks] == [CLASSES]:
@@ -125,7 +125,7 @@ def sample_predictions(model, collator: MultimodalCollator, split, logits, count
 
 
 def tasks_of(model, collator: MultimodalCollator) -> list[Task]:
-    """By label column what is asked; nothing for a search."""
+    """The task of each label column; an empty list for a search."""
     if collator.pair_ids:
         return []
     if model.config.tasks is not None:
@@ -136,18 +136,17 @@ def tasks_of(model, collator: MultimodalCollator) -> list[Task]:
 
 
 def no_picture(collator: MultimodalCollator) -> str:
-    """What stands in the place of a row's picture that is not there; nothing where rows have no pictures at all."""
+    """The text that replaces a missing picture of a row; empty if the data has no pictures at all."""
     return next(filter(None, (reader.missing(collator.columns) for reader in READERS.values())), "")
 
 
 def sample_finds(collator: MultimodalCollator, split, embeddings: dict[str, torch.Tensor], count: int) -> list[tuple]:
-    """Test rows drawn at random, each with the text that its picture or sound finds, as `plot_predictions` takes
-    them."""
+    """Random test rows for `plot_predictions`, each with the text that its picture or sound finds."""
     texts, items = embeddings[Text.name], embeddings[item_of(embeddings)]
     paired = (texts.any(-1) & items.any(-1)).nonzero().flatten().tolist()
     rows = random.Random(0).sample(paired, min(count, len(paired)))
     scores = items[rows] @ texts.T
-    best = scores.masked_fill(~texts.any(-1), -torch.inf).argmax(-1).tolist()  # not a row without a text
+    best = scores.masked_fill(~texts.any(-1), -torch.inf).argmax(-1).tolist()  # never a row without a text
     (column,) = collator.columns.texts
     samples = []
     for row, nearest in zip(Rows(split, "test").__getitems__(rows), split.select_columns([column])[best][column]):
@@ -157,14 +156,14 @@ def sample_finds(collator: MultimodalCollator, split, embeddings: dict[str, torc
 
 
 def picture_and_text(row: dict[str, Any], collator: MultimodalCollator) -> tuple[Image.Image | None, str | None]:
-    """The first picture of a row, of rows without pictures that of their sound or series, and its text; None for what
-    is absent, and for what cannot be read. Where there is no column of texts, the text is the columns of the table,
-    the name of the sound's file, or empty."""
+    """The first picture of a row, and its text. A row without pictures gets a picture of its sound or series. Each is
+    None if it is absent or cannot be read. Without a column of texts, the text is the columns of the table, the name
+    of the sound's file, or empty."""
     readers = [READERS[modality] for modality, columns in collator.parts.items() if columns]
     drawn = (reader.draw(row, collator) for reader in readers)
     try:
         picture = next((picture for picture in drawn if picture is not None), None)
-    except ValueError:  # a bad row, skipped in the run, or it would not have come this far
+    except ValueError:  # a bad row, which the run skipped; else the run would have stopped before
         picture = None
     said = {reader.captions: reader for reader in readers if reader.captions is not None}
     return picture, said[min(said)].caption(row, collator) if said else ""
@@ -185,8 +184,8 @@ def summary(results: dict) -> str:
         lines.insert(1, f"{'  95 % over the folds':<28}{figure(figures['low']):>8} … {figure(figures['high'])}")
     measured, test = results.get("measured_rows"), results.get("test_rows")
     if measured != test:
-        lines.append(f"{measured:,} of {test:,} test rows were measured: the others have no label that could be.")
+        lines.append(f"{measured:,} of {test:,} test rows were measured: the others have no valid label.")
     if results["bad_rows"]:
-        lines.append(f"{results['bad_rows']:,} bad rows were left out, see bad_rows.jsonl.")
+        lines.append(f"{results['bad_rows']:,} bad rows were left out; see bad_rows.jsonl.")
     seconds = ", ".join(f"{name} {value:.0f} s" for name, value in results["seconds"].items())
     return "\n".join(["", *lines, seconds])

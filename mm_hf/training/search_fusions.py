@@ -1,14 +1,14 @@
-"""`--fusion auto`: which fusion, and which learning rate, by successive halving on validation.
+"""`--fusion auto`: chooses a fusion and a learning rate by successive halving on validation.
 
-All settings learn for a few steps; the best five go on to three times as many (Jamieson and Talwalkar 2016; the
-sharpest bracket of Hyperband, Li et al. 2018). Of few steps the higher rate always makes more, and the score of a
-setting is known to a point or two: so the last round has the fusion that is ahead at both rates, and what a run
-without a search would take. The search and the whole training of the winner take about a fifth of the steps that all
-settings would take to the end. Each trial has its whole schedule, and starts from the seed's weights. Encoders are
-frozen, and what they give is computed once for all trials. Behind them comes a straight line, which takes no steps: it
-is chosen where it is ahead of all.
+All settings train for a few steps; the best five then train for three times as many (Jamieson and Talwalkar 2016; the
+most aggressive bracket of Hyperband, Li et al. 2018). After few steps the higher rate is always ahead, and the score
+of a setting is only known to a point or two. So the last round has the leading fusion at both rates, and the fusion
+that a run without a search would use. The search and the whole training of the winner take about a fifth of the steps
+that full trainings of all settings would take. Each trial has its own whole schedule, and starts from the seed's
+weights. Encoders are frozen, and their features are computed once for all trials. At the end a linear model is
+fitted, which takes no steps: it is chosen if it is better than all trials.
 
-Every trial that ended is in `fusion_search.json` in the run's folder: a search that was killed goes on from there.
+Every finished trial is in `fusion_search.json` in the run's folder: a search that was killed resumes from there.
 """
 
 import copy
@@ -41,49 +41,49 @@ from .run_folder import read_recipe_of, read_rows_of, read_run_json, write_json
 
 
 FILE = "fusion_search.json"
-# The fusions that are tried, the cheaper first: of equal scores the first one stays.
+# The fusions to try, the cheaper ones first: with equal scores the first one wins.
 TRIED = (
     *("concat", "sum", "gated", "deep_cross", "late"),
     *("cross_attention", "co_attention", "merged_attention", "bottleneck"),
 )
-RATES = (1.0, 3.0)  # times the recipe's
-# Of each round, how many settings take part, and for which share of the steps of the whole training.
+RATES = (1.0, 3.0)  # learning rates to try, as multiples of the recipe's
+# For each round: the number of settings, and their steps as a share of the steps of the whole training.
 ROUNDS = ((len(TRIED) * len(RATES), 1 / 27), (5, 1 / 9), (3, 1 / 3))
-USUAL = ModelArguments().fusion  # what a run without a search takes
+USUAL = ModelArguments().fusion  # the fusion of a run without a search
 FEWEST_STEPS = 20
 
 
 def check_search(model_args: ModelArguments, data_args: DataArguments, tasks: Sequence[Task]):
-    """Refuses what no search can be made for.
+    """Refuses recipes for which a search is not possible.
 
     Raises:
-        ValueError: encoders that train, a stream, or a head that is built upon its fusion.
+        ValueError: encoders train, the data is a stream, or the head needs a certain fusion.
     """
     if by_head := [task.name for task in tasks if task.by_head]:
         known = [task.name for task in TASKS.values() if not task.by_head]
         raise ValueError(f"fusion {AUTO} is for {', '.join(known)}, not for {by_head[0]}: name a fusion.")
     if data_args.streaming:
-        raise ValueError(f"fusion {AUTO} does not go with streaming: every trial reads all rows. Name a fusion.")
+        raise ValueError(f"fusion {AUTO} does not work with streaming: every trial reads all rows. Name a fusion.")
     frozen: Any = model_args.freeze_encoders
     named = [name for name in columns_by_modality(data_args) if name in pretrained_modalities()]
     trains = [name for name in named if frozen is not True and name not in (frozen or ())]
     if trains:
         raise ValueError(
-            f"fusion {AUTO} tries all fusions on what frozen encoders give, and freeze_encoders is {frozen}, where "
-            f"those of {trains} train: --freeze_encoders true, or name a fusion."
+            f"fusion {AUTO} tries all fusions with frozen encoders, but freeze_encoders is {frozen}, so the encoders "
+            f"of {trains} train. Set --freeze_encoders true, or name a fusion."
         )
 
 
 def search_fusions(run: Run, fit: Fit):
-    """Where the recipe leaves the fusion to a search, searches, sets the run's fusion and rate to the best, and builds
-    its model: what follows is the run of a recipe that names both. All processes call it.
+    """If the recipe asks for a search, searches, sets the run's fusion and learning rate to the best ones, and builds
+    its model. After that the run is the same as with a recipe that names both. All processes call it.
 
     Args:
-        run: its model is one with some fusion, its features are kept.
+        run: its model has a placeholder fusion, and its features are cached.
         fit: trains a model in place.
 
     Raises:
-        ValueError: no setting could be trained, or what is kept of a search is damaged.
+        ValueError: no setting could be trained, or the file of a former search is damaged.
     """
     if not run.searches_fusions:
         return
@@ -96,7 +96,7 @@ def search_fusions(run: Run, fit: Fit):
     winner, rounds = kept.get("winner"), rounds_of(total)
     if winner is None:
         each = ", then ".join(f"{count} settings for {steps} steps" for count, steps in rounds)
-        left_out = f"; rounds of as many steps are one: {total} steps are few" if len(rounds) < len(ROUNDS) else ""
+        left_out = "; rounds with the same number of steps are merged" if len(rounds) < len(ROUNDS) else ""
         run.say(f"fusion auto: {each}, then the best for {total}{left_out}")
     ended: list[tuple[dict[str, Any], dict[str, Any]]] = []
     for number, (count, steps) in enumerate(rounds if winner is None else ()):
@@ -113,8 +113,10 @@ def search_fusions(run: Run, fit: Fit):
             ended.append((known, setting))
         ended = [(trial, setting) for trial, setting in ended if trial["score"] is not None]
         if not ended:
-            raise ValueError(f"fusion auto: no setting could be trained. The first one: {trials[0].get('fault')}")
-        ended.sort(key=lambda pair: goodness(pair[0]), reverse=True)  # equal ones keep their order
+            raise ValueError(
+                f"fusion auto: no setting could be trained. The error of the first one: {trials[0].get('fault')}"
+            )
+        ended.sort(key=lambda pair: goodness(pair[0]), reverse=True)  # equal scores keep their order
         settings = [setting for _, setting in ended]
     if winner is None:
         line = trial_of_line(run, len(rounds))
@@ -133,8 +135,7 @@ def search_fusions(run: Run, fit: Fit):
 
 
 def finalists(settings: Sequence[dict[str, Any]], rates: Sequence[float]) -> list[dict[str, Any]]:
-    """The settings of the last round: the fusion that is ahead at its rate and at the other ones, and what a run
-    without a search would take."""
+    """The settings of the last round: the leading fusion at all rates, and the setting of a run without a search."""
     first = settings[0]
     others = [{**first, "learning_rate": rate} for rate in rates]
     usual = {"fusion": USUAL, "learning_rate": rates[RATES.index(1.0)]}
@@ -143,8 +144,9 @@ def finalists(settings: Sequence[dict[str, Any]], rates: Sequence[float]) -> lis
 
 
 def rounds_of(total: int) -> list[tuple[int, int]]:
-    """Of each round how many settings take part, and for how many steps each, where the whole training has `total`. Of
-    a short one two rounds may have the same steps, which would tell the same again: they are one."""
+    """For each round, the number of settings and the steps for each; the whole training has `total` steps. In a short
+    training two rounds may have the same number of steps. The second one would repeat the first, so they are
+    merged."""
     rounds: dict[int, int] = {}
     for count, share in ROUNDS:
         rounds.setdefault(min(total, max(FEWEST_STEPS, round(share * total))), count)
@@ -152,7 +154,7 @@ def rounds_of(total: int) -> list[tuple[int, int]]:
 
 
 def steps_of(run: Run) -> int:
-    """Optimizer steps of the whole training."""
+    """The number of optimizer steps of the whole training."""
     args = run.train_args
     if args.max_steps > 0:
         return args.max_steps
@@ -161,7 +163,7 @@ def steps_of(run: Run) -> int:
 
 
 def model_of(run: Run, setting: dict[str, Any]) -> MMFusionPreTrainedModel:
-    """The model of a setting as the seed starts it."""
+    """The model of a setting, with initial weights from the seed."""
     asked, run.model_args = run.model_args, copy.copy(run.model_args)
     run.model_args.fusion = setting["fusion"]
     try:
@@ -175,13 +177,13 @@ def run_trial(run: Run, fit: Fit, setting: dict[str, Any], steps: int) -> dict[s
     """Trains one setting for some steps and measures it on validation.
 
     Returns:
-        `metric`, `score` (None where it could not be built or its score is not finite, with the `fault`),
-        and `cpu_seconds` of this process.
+        `metric`; `score` (None if the model could not be built or its score is not finite, then with `fault`); and
+        `cpu_seconds` of this process.
     """
     began = time.process_time()
     try:
         model = model_of(run, setting)
-    except ValueError as error:  # it does not go with other keys of the recipe
+    except ValueError as error:  # the setting does not fit other keys of the recipe
         return {"metric": run.first_metric(), "score": None, "fault": str(error), "cpu_seconds": 0.0}
     args = copy.copy(run.train_args)
     args.max_steps, args.eval_steps, args.early_stopping_patience = steps, steps, None
@@ -196,13 +198,13 @@ def run_trial(run: Run, fit: Fit, setting: dict[str, Any], steps: int) -> dict[s
 
 
 def goodness(trial: dict[str, Any]) -> float:
-    """The score of a trial, more for a better one whatever its metric."""
+    """The score of a trial, with its sign changed if lower is better: higher is always better."""
     return -trial["score"] if lower_is_better(trial["metric"]) else trial["score"]
 
 
 def trial_of_line(run: Run, number: int) -> dict[str, Any]:
-    """Fits a straight line and measures it on validation; see `run_trial`. The score is None where none can be kept as
-    a checkpoint."""
+    """Fits a linear model and measures it on validation; see `run_trial`. The score is None if a linear model cannot
+    be kept as a checkpoint."""
     began = time.process_time()
     setting = {"fusion": LINEAR, "learning_rate": run.train_args.learning_rate}
     trial = {"round": number, **setting, "steps": 0, "metric": run.first_metric()}
@@ -215,27 +217,27 @@ def trial_of_line(run: Run, number: int) -> dict[str, Any]:
 
 
 def kept_of(run: Run) -> dict[str, Any]:
-    """What the run's folder has of its search: the trials that ended, and the winner where there is one. A training
-    that has begun goes on with that; else a search of another recipe or of other rows does not count."""
+    """The state of a search in the run's folder: the finished trials, and the winner if there is one. If the training
+    has begun already, this state is used as it is. Else the search of another recipe or of other rows is ignored."""
     file, about = run.output_dir / FILE, mark_of(run.output_dir)
     if run.train_args.overwrite_output_dir:
         file.unlink(missing_ok=True)
     kept = read_run_json(file) if file.exists() else {}
     if kept and not (isinstance(kept.get("trials"), list) and isinstance(kept.get("about"), str)):
-        raise ValueError(f"{file} is damaged: {shown(kept)}. Remove it: the search starts anew.")
+        raise ValueError(f"{file} is damaged: {shown(kept)}. Remove it: the search then starts again.")
     begun = "winner" in kept and bool(list_checkpoints(run.output_dir))
     return kept if begun or kept.get("about") == about else {"about": about, "trials": []}
 
 
 def mark_of(output_dir: Path) -> str:
-    """A mark of the recipe and the rows of a folder."""
+    """A digest of the recipe and the rows in a folder."""
     recipe = {key: value for key, value in read_recipe_of(output_dir).items() if key != WORKING_DIR}
     text = json.dumps([recipe, read_rows_of(output_dir)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def keep(run: Run, search: dict[str, Any]):
-    """Writes what there is of a search, on one process."""
+    """Writes the state of a search, on one process."""
     if run.accelerator.is_main_process:
         write_json(run.output_dir / FILE, search)
 

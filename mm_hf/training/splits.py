@@ -1,4 +1,4 @@
-"""The parts of a data set: loaded and cut, their labels understood, every row looked at before any is used."""
+"""The parts of a data set: loads and splits the rows, reads their labels, and checks every row before it is used."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -23,14 +23,14 @@ from .evaluator import Evaluator
 from .run_folder import read_rows_of
 
 
-# What rows.json says of how a run reads cells: of those that began before, nothing.
-AS_WRITTEN = "as written"  # digits keep their zeros
-AS_MEANT = "as meant"  # and dates are dates, "1.402,15" is a number
+# How a run reads cells, as written in rows.json. Runs of older versions have no entry.
+AS_WRITTEN = "as written"  # texts of digits keep their leading zeros
+AS_MEANT = "as meant"  # the same, and dates are read as dates, "1.402,15" as a number
 
 
 def cells_of_run(output_dir: Path) -> str | None:
-    """How a run reads cells (see `read_csv`): as it did when it began, since it would otherwise find other classes and
-    columns when it goes on."""
+    """How a run reads cells (see `read_csv`). A resumed run reads them in the same way as when it was started;
+    otherwise it could find other classes and columns."""
     file = output_dir / "rows.json"
     if not file.exists() or not list_checkpoints(output_dir):
         return AS_MEANT
@@ -38,26 +38,27 @@ def cells_of_run(output_dir: Path) -> str | None:
 
 
 def reading_of(cells: str | None) -> dict[str, Any]:
-    """What rows.json says of cells, as `load_splits` takes it."""
+    """The entry of rows.json about cells, as arguments of `load_splits`."""
     return {"as_written": cells is not None, "as_meant": cells == AS_MEANT}
 
 
 def seed_of_cut(recipe: Mapping[str, Any]) -> int:
-    """The seed that cuts rows into parts, of a recipe.json or of a recipe's values by key: its own, else `seed`."""
+    """The seed that splits rows into parts, from a recipe.json or from a recipe's values by key: `split_seed`, else
+    `seed`."""
     given = recipe.get("split_seed")
     return recipe["seed"] if given is None else given
 
 
 def fold_of(recipe: Mapping[str, Any]) -> tuple[int, int] | None:
-    """How many folds a run is one of, and which; None where it is none. Arguments as in `seed_of_cut`."""
+    """The number of folds and the number of this fold; None if the run is no fold. Arguments as in `seed_of_cut`."""
     return None if recipe.get("fold") is None else (recipe["folds"], recipe["fold"])
 
 
 def columns_in_use(data_args: Any) -> Columns:
-    """The columns that a recipe or a command line names; "" is no column.
+    """The columns that a recipe or a command line names; "" means no column.
 
     Args:
-        data_args: `DatasetArguments`, or what has their columns.
+        data_args: `DatasetArguments`, or an object with the same fields for columns.
 
     Raises:
         ValueError: see `check_columns`.
@@ -90,8 +91,8 @@ def load_parts(
     cells: str | None,
     bad: list[BadRowError] | None = None,
 ) -> dict[str, Dataset | IterableDataset]:
-    """Training, validation and test part; of a stream, the latter two are stored on disk first. For `as_text` and
-    `bad` see `load_splits`, for `cells` `cells_of_run`."""
+    """The training, validation and test part. For a stream, validation and test are first stored on disk. For
+    `as_text` and `bad` see `load_splits`, for `cells` see `cells_of_run`."""
     splits = load_splits(
         data_args.source,
         columns,
@@ -115,8 +116,8 @@ def load_parts(
     missing = {"train", "validation", "test"} - set(splits)
     if missing:
         raise ValueError(
-            f"{data_args.source} needs the parts train, validation and test; it has {list(splits)}. "
-            "validation_fraction and test_fraction cut them from train."
+            f"{data_args.source} needs the parts train, validation and test, but it has {list(splits)}. "
+            "Set validation_fraction and test_fraction above 0 to split them from train."
         )
     parts = {name: splits[name] for name in ("train", "validation", "test")}
     for name, part in parts.items():
@@ -129,8 +130,11 @@ def load_parts(
 def read_labels(
     splits: dict[str, Any], columns: Columns, data_args: DataArguments, head: str | None, sure: bool = False
 ) -> tuple[dict[str, Any], list[Task]]:
-    """What the labels mean, where the recipe's key `task` is `head`: the parts, with the same classes in all of them,
-    and the task of each column of labels; of a search the one that has none. For `sure` see `labels_of`.
+    """Reads the labels; `head` is the recipe's key `task`, and for `sure` see `labels_of`.
+
+    Returns:
+        the parts, with the same classes in all of them; and the task of each column of labels. A search has one task
+        without labels.
 
     Raises:
         ValueError: see `labels_by_column`.
@@ -149,18 +153,16 @@ def read_labels(
 def labels_by_column(
     splits: dict[str, Dataset | IterableDataset], columns: Columns, data_args: DataArguments, sure: bool = False
 ) -> list[Task]:
-    """What each column of labels means.
+    """The task of each column of labels.
 
     Raises:
-        ValueError: see `labels_of`; a problem type for a column that holds no labels.
+        ValueError: see `labels_of`; or problem_type names a column that is no label column.
     """
     named = data_args.problem_type
     asked: dict[str, str | None] = dict.fromkeys(columns.labels, named) if not isinstance(named, dict) else {**named}
     if unknown := set(asked) - set(columns.labels):
         meant = did_you_mean(sorted(unknown)[0], columns.labels)
-        raise ValueError(
-            f"problem_type names {sorted(unknown)}, but the columns of labels are {columns.labels}.{meant}"
-        )
+        raise ValueError(f"problem_type names {sorted(unknown)}, but the label columns are {columns.labels}.{meant}")
     meanings: dict[str, tuple[list[str] | None, str]] = {}
     refused: list[ValueError] = []
     for column in columns.labels:
@@ -173,14 +175,14 @@ def labels_by_column(
     for column, (classes, _) in meanings.items():
         if classes is not None and len(classes) == 1:
             raise ValueError(
-                f"Column {column!r} has a single class, {classes[0]!r}: there is nothing to learn. Name another label."
+                f"Column {column!r} has only one class, {classes[0]!r}: there is nothing to learn. Name another label."
             )
     return [task_of(problem_type, classes, column) for column, (classes, problem_type) in meanings.items()]
 
 
 def check_rows(run: Evaluator):
-    """Looks at every label, text and path of a picture, so that a bad one stops the run before the training and not
-    after it. What a picture holds is seen when it is read."""
+    """Checks every label, text and path of a picture, so that a bad one stops the run before the training and not
+    after it. The content of a picture is checked when it is read."""
     bad: list[BadRowError] | None = [] if run.bad_rows.on_error == "skip" else None
     for split, dataset in run.splits.items():
         if isinstance(dataset, IterableDataset):
@@ -193,7 +195,7 @@ def check_rows(run: Evaluator):
             for row in run.all_rows(split, columns) if columns else []:
                 run.collator.item_keys(row, modality, bad)
         for column in run.columns.files:
-            if isinstance(dataset.features[column], List):  # the pictures of videos are looked at when they are read
+            if isinstance(dataset.features[column], List):  # the pictures of videos are checked when they are read
                 continue
             for row in rows_by_path(dataset, split, column):
                 try:

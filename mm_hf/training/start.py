@@ -1,7 +1,8 @@
-"""A run that starts from a checkpoint (`init_from`): what it names, and the keys of the recipe that it decides.
+"""A run that starts from a checkpoint (`init_from`): opens the checkpoint, and settles the recipe keys that depend on
+it.
 
-What a run started from is kept in its folder, under `start`: it goes on from there, and its floors start there,
-whatever has become of the checkpoint by then.
+The run keeps a copy of its start in its folder, under `start`. A resumed run and the floors start from this copy, even
+if the checkpoint has changed or is gone.
 """
 
 import os
@@ -41,18 +42,18 @@ ABOUT = "start.json"
 
 @dataclass
 class Start:
-    """What a run starts from.
+    """The checkpoint that a run starts from.
 
     Args:
-        source: folder or Hub id of the checkpoint, as the recipe names it.
-        name: what lines and cards call it: of a folder the last name.
-        folder: where the run keeps what it started from.
-        config, processor: of the checkpoint; of a run that goes on, those that it started with.
-        recipe: of the run that left the checkpoint, empty where it is not there.
-        kept: it goes on: all is in `folder`.
-        lines: where each part came from.
-        settled: keys of the recipe that the checkpoint has settled.
-        fresh: modalities that the checkpoint has too, but for other columns.
+        source: folder or Hub id of the checkpoint, as in the recipe.
+        name: its name in printed lines and cards: for a folder the last name.
+        folder: the folder where the run keeps its copy of the start.
+        config, processor: of the checkpoint; for a resumed run, of the copy.
+        recipe: of the run that wrote the checkpoint; empty if there is none.
+        kept: the run is resumed, so everything is in `folder`.
+        lines: say where each part of the model comes from.
+        settled: recipe keys with values from the checkpoint.
+        fresh: modalities that the checkpoint has for other columns, so that their encoder is fresh.
     """
 
     source: str
@@ -68,11 +69,11 @@ class Start:
 
     @property
     def head(self) -> str:
-        """The class of the checkpoint."""
+        """The name of the checkpoint's model class."""
         return class_of(self.config, self.source).__name__
 
     def load(self, **kwargs: Any) -> MMFusionPreTrainedModel:
-        """The model as it starts."""
+        """The model at the start of training."""
         config = MMFusionConfig.from_pretrained(self.folder)
         return class_of(config, self.folder).from_pretrained(self.folder, **kwargs)
 
@@ -80,17 +81,17 @@ class Start:
 def open_start(
     model_args: ModelArguments, data_args: DataArguments, output_dir: Path, overwrite: bool, given: set[str]
 ) -> Start:
-    """Opens what `init_from` names, and settles the keys of the recipe that it decides.
+    """Opens the checkpoint that `init_from` names, and settles the recipe keys that depend on it.
 
     Args:
         model_args, data_args: keys that were left out are filled in, in place.
-        output_dir: the run's folder. Where the run has begun, what it keeps there counts, not the checkpoint.
-        overwrite: it starts anew all the same.
+        output_dir: the run's folder. If the run has begun, its copy of the start is used, not the checkpoint.
+        overwrite: the run starts again from the beginning in any case.
         given: see `given_keys`.
 
     Raises:
-        ValueError: the run's own folder, a key that contradicts the checkpoint, no modality in common, or a folder
-            that has begun and lacks what it started from.
+        ValueError: `init_from` is the run's own folder, a key contradicts the checkpoint, there is no modality in
+            common, or the copy of the start in the run's folder is damaged.
         OSError: there is no such checkpoint.
     """
     source, folder = str(model_args.init_from), output_dir / START
@@ -109,12 +110,12 @@ def open_start(
 
 
 def reopen(source: str, folder: Path) -> Start:
-    """What a run that has begun keeps of its start."""
+    """The copy of its start that a run keeps in its folder."""
     fault = fault_of(folder, checksums=True)
     if fault is not None:
         raise ValueError(
-            f"{folder}, where this run keeps what it started from, is damaged: {fault}. --overwrite_output_dir starts "
-            "anew."
+            f"{folder}, where this run keeps a copy of its start, is damaged: {fault}. --overwrite_output_dir starts "
+            "again from the beginning."
         )
     about = read_json(folder / ABOUT)
     config, processor = MMFusionConfig.from_pretrained(folder), MMFusionProcessor.from_pretrained(folder)
@@ -123,11 +124,11 @@ def reopen(source: str, folder: Path) -> Start:
 
 
 def open_checkpoint(source: str, folder: Path) -> Start:
-    """A checkpoint that a run is to start from."""
+    """Opens a checkpoint as the start of a new run."""
     local = os.path.isdir(source)
     if local and not (Path(source) / "config.json").exists():
         states = [path.name for path in list_checkpoints(source)]
-        hint = f"; it has training states alone, {states}: that run has not ended" if states else ""
+        hint = f"; it only has training states, {states}, because that run has not finished" if states else ""
         raise ValueError(f"init_from is {source}, which holds no checkpoint: there is no config.json{hint}.")
     check_source("init_from", source)
     try:
@@ -136,14 +137,14 @@ def open_checkpoint(source: str, folder: Path) -> Start:
         raise OSError(str(error)) from None
     if not isinstance(config, MMFusionConfig):
         raise ValueError(
-            f"init_from is {source}, a checkpoint of type {config.model_type!r}: it takes what mm_hf saved. An "
-            "encoder goes to vision_encoder, text_encoder or audio_encoder."
+            f"init_from is {source}, a checkpoint of type {config.model_type!r}, but it must be a checkpoint of "
+            "mm_hf. Name an encoder as vision_encoder, text_encoder or audio_encoder."
         )
     class_of(config, source)
     if local and not (Path(source) / "processor_config.json").exists():
         raise ValueError(
-            f"init_from is {source}, which has no processor_config.json: name the folder of a whole run, or put it "
-            "there by processor.save_pretrained."
+            f"init_from is {source}, which has no processor_config.json: name the folder of a complete run, or write "
+            "the file with processor.save_pretrained."
         )
     file = Path(source) / "recipe.json"
     recipe = find_data(read_json(file), file.parent)[0] if file.exists() else {}
@@ -155,28 +156,28 @@ def open_checkpoint(source: str, folder: Path) -> Start:
 
 
 def row_modalities(data_args: DataArguments) -> list[str]:
-    """The modalities that the new rows have."""
+    """The modalities of the new rows."""
     return list(columns_by_modality(data_args))
 
 
 def settle(start: Start, model_args: ModelArguments, data_args: DataArguments, given: set[str]) -> dict[str, Any]:
-    """The keys that the checkpoint decides, with its values.
+    """The keys that depend on the checkpoint, with its values.
 
     Raises:
-        ValueError: keys that were given with other values, or no modality in common.
+        ValueError: keys are given with other values, or there is no modality in common.
     """
     config, processor = start.config, start.processor
     modalities = row_modalities(data_args)
     if strange := [name for name in modalities if modality_of(name).extra and modality_of(name).pretrained]:
         raise ValueError(
-            f"init_from does not go with {strange}, from outside mm_hf, whose encoders come from elsewhere: a "
-            "checkpoint does not say where from. Leave init_from, or their columns, out."
+            f"init_from does not work with {strange}: these modalities are from outside mm_hf and have pretrained "
+            "encoders, and a checkpoint does not say where these come from. Leave out init_from, or their columns."
         )
     shared = [name for name in modalities if name in config.modalities]
     if not shared:
         raise ValueError(
-            f"init_from {start.name} reads {config.modalities}, and the rows have {modalities} alone: "
-            "there is nothing to start from. Columns are named anew: --image_column, --text_column, --table_columns …"
+            f"init_from {start.name} reads {config.modalities}, but the rows only have {modalities}, so nothing of it "
+            "can be used. The new columns have to be named: --image_column, --text_column, --table_columns …"
         )
     module: Any = config.fusion_module_config
     fixed: dict[str, Any] = {
@@ -207,7 +208,7 @@ def settle(start: Start, model_args: ModelArguments, data_args: DataArguments, g
             free["num_frames"] = config.num_frames or config.num_images
     if Text.name in shared:
         fixed["text_pooling"] = config.poolings[Text.name]
-        cuts = "cut" if "long_text" in given else None  # which is what no value means
+        cuts = "cut" if "long_text" in given else None  # None means the same as "cut"
         fixed["long_text"] = "windows" if processor.text_windows else cuts
         fixed["text_windows"] = processor.text_windows
     if Sound.name in shared:
@@ -241,18 +242,18 @@ def settle(start: Start, model_args: ModelArguments, data_args: DataArguments, g
             f"{key} ({value!r}, here {getattr(model_args, key)!r})" for key, value in wrong.items()
         )
         raise ValueError(
-            f"init_from {start.name} has another {', '.join(wrong)}: {differences}. Leave {', '.join(wrong)} out, or "
-            "start without init_from."
+            f"init_from {start.name} has other values of {', '.join(wrong)}: {differences}. Leave {', '.join(wrong)} "
+            "out, or start without init_from."
         )
     return {**fixed, **free}
 
 
 def check_order(start: Start, data_args: DataArguments):
-    """Refuses the columns of the checkpoint in another order: each place has learned what its own column holds, and a
-    reader from outside may take its columns by their order.
+    """Refuses the columns of the checkpoint in another order: the weights of each place were trained on its own
+    column, and a reader from outside may use its columns by their order.
 
     Raises:
-        ValueError: naming both orders.
+        ValueError: names both orders.
     """
     empty = dict.fromkeys(key.name for key in fields(data_args))
     known = columns_by_modality(SimpleNamespace(**{**empty, **fields_of(start.recipe)}))
@@ -261,20 +262,20 @@ def check_order(start: Start, data_args: DataArguments):
         in_order = modality_of(name).several_places or modality_of(name).extra
         if in_order and columns != old and sorted(columns) == sorted(old):
             raise ValueError(
-                f"init_from {start.name} has the columns {old} of {name}, here {columns}: each has a place of its "
-                "own. Name them in the same order."
+                f"init_from {start.name} has the columns {old} of {name}, but here they are {columns}. Each column "
+                "has its own place in the model: name them in the same order."
             )
 
 
 def side_of(processor: MMFusionProcessor) -> int | None:
-    """The side in pixels of what an image processor makes; None where the pictures are not square."""
+    """The side in pixels of the pictures that an image processor makes; None if they are not square."""
     made = processor(images=[Image.new("RGB", (53, 37))])["pixel_values"]
     height, width = made.shape[-2:]
     return height if height == width else None
 
 
 def of_task(start: Start, model_args: ModelArguments, data_args: DataArguments) -> dict[str, Any]:
-    """Keys of the head, as the checkpoint has them, where it answers alike."""
+    """Keys of the head with the values of the checkpoint, if the task is the same."""
     labels, known = data_args.label_column, task_of_class(start.head)
     keys: dict[str, Any] = {}
     searches = known is not None and not known.needs_labels
@@ -287,8 +288,8 @@ def of_task(start: Start, model_args: ModelArguments, data_args: DataArguments) 
 
 
 def of_cut(start: Start, data_args: DataArguments) -> dict[str, Any]:
-    """Keys that cut rows into parts, where the checkpoint has learned rows of the same data: cut as they were for it,
-    the test part holds none of them."""
+    """Keys about the split into parts, if the checkpoint was trained on rows of the same data. With the same split the
+    test part holds none of its training rows."""
     recipe = start.recipe
     before = recipe.get("dataset")
     if before is None or "seed" not in recipe or os.path.realpath(before) != os.path.realpath(data_args.source):
@@ -298,9 +299,9 @@ def of_cut(start: Start, data_args: DataArguments) -> dict[str, Any]:
 
 
 def is_same_encoder(asked: str, known: str | None, config: Any, name: str) -> bool:
-    """Whether a folder or Hub id that the recipe names is what a checkpoint was made from: by what the checkpoint's
-    own recipe says, if it is `known`, else by the encoder's config in the checkpoint. `name` is a modality, or
-    "decoder"."""
+    """Whether the folder or Hub id in the recipe is the encoder that a checkpoint was made from. It is compared with
+    `known`, from the checkpoint's own recipe, or if that is None, with the encoder's config in the checkpoint. `name`
+    is a modality, or "decoder"."""
     if known is not None:
         return os.path.realpath(asked) == os.path.realpath(known) or Path(asked).name == Path(known).name
     check_source(f"{name}_encoder", asked)

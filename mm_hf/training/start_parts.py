@@ -1,4 +1,4 @@
-"""What a run that starts from a checkpoint is made of: its processor, its config and its model."""
+"""The parts of a run that starts from a checkpoint: its processor, its config and its model."""
 
 import copy
 import json
@@ -50,18 +50,20 @@ from .splits import seed_of_cut
 from .start import ABOUT, Start, row_modalities
 
 
-# Of the config what belongs to encoders, projections and fusion; all else is the head's, or the recipe's to say.
+# Config keys about encoders, projections and fusion. All other keys belong to the head, or are set by the recipe.
 OF_BASE = (
     *("fusion_module_config", "vision_feature_layer", "vision_feature_join", "freeze_batch_norm", "pooling"),
     *("interpolate_pos_encoding", "encode_by_length", "seeded_encoders", "classifier_dropout"),
     *("logit_scale_init_value", "base_models"),
 )
-# What cuts rows into parts.
+# Recipe keys about the split into parts.
 OF_THE_CUT = (
     *("split_seed", "validation_fraction", "test_fraction", "group_column", "time_column"),
     *("image_column", "image_id_column", "audio_column", "video_column"),
 )
-OTHER_UNIT = 10  # numbers of a table that are so many deviations off, or so many times as far apart, are in another
+# Numbers may be in another unit if their mean is off by so many standard deviations, or if their standard deviation
+# differs by this factor.
+OTHER_UNIT = 10
 
 
 # The processor
@@ -77,16 +79,16 @@ def processor_from(
     extra: Mapping[str, Any] = MappingProxyType({}),
     draft: float | None = None,
 ) -> MMFusionProcessor:
-    """The checkpoint's processor for the new rows.
+    """The checkpoint's processor, adapted to the new rows.
 
     Args:
-        start: what the run starts from.
+        start: the start of the run.
         model_args, data_args: its recipe.
-        table, series: schema and scaler that were fitted on the new rows; None where there are none.
-        background: that transparent pixels are shown on.
-        extra: by modality from outside the part that was fitted on the new rows.
-        draft: of a vision encoder that is new, see `image_draft` of `MMFusionProcessor`; that of the checkpoint keeps
-            its own unless the recipe asks for another.
+        table, series: schema and scaler that were fitted on the new rows; None if there are none.
+        background: background color for transparent pixels.
+        extra: by modality from outside, the part that was fitted on the new rows.
+        draft: for a new vision encoder, see `image_draft` of `MMFusionProcessor`. The checkpoint's encoder keeps its
+            own value, unless the recipe has another.
     """
     if start.kept:
         return start.processor
@@ -119,7 +121,7 @@ def processor_from(
             image_size=model_args.image_size if Vision.name in new else None,
             image_background=background,
             image_draft=draft,
-        )  # of new encoders alone: what was learned of rows is among `parts`
+        )  # only the parts of new encoders; the fitted parts are in `parts`
         if Text.name in new and parts.get("tokenizer") is not None:
             check_words(fresh.tokenizer, old.tokenizer, f"text_encoder {new[Text.name]}", start.name)
         settings = ("image_background", "image_channels", "image_draft")
@@ -132,34 +134,35 @@ def processor_from(
         config: Any = None if Text.name in new else start.config.text_config
         if config is None and model_args.text_encoder is not None:
             config = part_of_composite(AutoConfig.from_pretrained(model_args.text_encoder), Text.name)
-        longest = None if config is None else longest_text(config)  # nothing is longer than what it can place
+        longest = None if config is None else longest_text(config)  # a text cannot have more tokens than positions
         processor.tokenizer.model_max_length = min(data_args.max_text_length, longest or data_args.max_text_length)
     return processor
 
 
 def check_words(tokenizer: Any, of_processor: Any, what: str, name: str):
-    """Refuses an encoder or decoder that has other words than the processor has for it.
+    """Refuses an encoder or decoder with another vocabulary than the processor has.
 
     Raises:
-        ValueError: a token with another number, or none.
+        ValueError: a token has another number, or is missing.
     """
     known, vocabulary = of_processor.get_vocab(), tokenizer.get_vocab()
     other = [token for token, number in vocabulary.items() if known.get(token) != number]
     if other or len(known) > len(vocabulary):
         raise ValueError(
-            f"{what} has a vocabulary of {len(vocabulary)} tokens, which is not that of {name}, of {len(known)}, and "
-            "a processor has one tokenizer: take one with the same vocabulary."
+            f"{what} has a vocabulary of {len(vocabulary)} tokens, and {name} has another vocabulary, of {len(known)} "
+            "tokens. A processor has one tokenizer: choose one with the same vocabulary."
         )
 
 
 def new_encoders(start: Start, data_args: DataArguments) -> list[str]:
-    """The modalities that the checkpoint does not have, of those whose encoder comes from elsewhere."""
+    """The modalities with a pretrained encoder that the checkpoint does not have."""
     modalities = row_modalities(data_args)
     return [name for name in pretrained_modalities() if name in modalities and name not in start.config.modalities]
 
 
 def choose_table(start: Start, schema: TableSchema | None) -> TableSchema | None:
-    """The checkpoint's schema, where the new rows have the same columns of the same kinds; else theirs."""
+    """The checkpoint's schema if the new rows have the same columns of the same kinds; else the schema of the new
+    rows."""
     old = start.processor.table_schema
     if schema is None or old is None:
         return schema
@@ -167,54 +170,57 @@ def choose_table(start: Start, schema: TableSchema | None) -> TableSchema | None
         columns, others = sorted(getattr(schema, kind)), sorted(getattr(old, kind))
         if columns != others:
             start.fresh.append(Table.name)
-            start.lines.append(f"table: fitted anew, {start.name} has the {kind} columns {others}, not {columns}")
+            start.lines.append(
+                f"table: fitted to the new rows, because {start.name} has the {kind} columns {others}, not {columns}"
+            )
             return schema
-    start.lines.append(f"table: means, deviations and categories from {start.name}")
+    start.lines.append(f"table: means, standard deviations and categories from {start.name}")
     for name, now in schema.numerical.items():
         start.lines += line_of_unit(start, name, now, old.numerical[name])
     for name, values in schema.categorical.items():
         known = dict.fromkeys(old.categorical[name], KNOWN)
         if unknown := [value for value in values if old._category_id(value, known) == UNKNOWN]:
             start.lines.append(
-                f"  {len(unknown)} of {len(values)} categories of {name} are not known to {start.name}, such as "
+                f"  {len(unknown)} of {len(values)} categories of {name} are new to {start.name}, such as "
                 f"{unknown[0]!r}"
             )
-    # How texts are written is the new rows' to say.
+    # The formats of dates and numbers come from the new rows.
     dates = {name: replace(column, format=schema.dates[name].format) for name, column in old.dates.items()}
     return replace(old, dates=dates, marks=schema.marks)
 
 
 def line_of_unit(start: Start, what: str, now: tuple[float, float], before: tuple[float, float]) -> list[str]:
-    """A line where numbers of these means and deviations look as if they were in different units."""
+    """A warning if these means and standard deviations look as if the numbers were in different units."""
     (mean, std), (old_mean, old_std) = now, before
     if abs(mean - old_mean) <= OTHER_UNIT * old_std and 1 / OTHER_UNIT < std / old_std < OTHER_UNIT:
         return []
     return [
-        f"  {what} has mean {mean:g} and deviation {std:g} here, and {old_mean:g} and {old_std:g} in {start.name}: is "
-        "it in another unit?"
+        f"  {what} has mean {mean:g} and standard deviation {std:g} here, but {old_mean:g} and {old_std:g} in "
+        f"{start.name}. Is it in another unit?"
     ]
 
 
 def choose_series(start: Start, scaler: SeriesScaler | None) -> SeriesScaler | None:
-    """The checkpoint's scaler, where the new series have as many channels; else theirs."""
+    """The checkpoint's scaler if the new series have the same number of channels; else the scaler of the new rows."""
     old = start.processor.series_scaler
     if scaler is None or old is None:
         return scaler
     if scaler.channels_of != old.channels_of:
         start.fresh.append(Series.name)
         start.lines.append(
-            f"series: fitted anew, {start.name} has series of {' and '.join(map(str, old.channels_of))} channels, not "
-            f"{' and '.join(map(str, scaler.channels_of))}"
+            f"series: fitted to the new rows, because {start.name} has series of "
+            f"{' and '.join(map(str, old.channels_of))} channels, not {' and '.join(map(str, scaler.channels_of))}"
         )
         return scaler
-    start.lines.append(f"series: means and deviations from {start.name}")
+    start.lines.append(f"series: means and standard deviations from {start.name}")
     for channel, now in enumerate(zip(scaler.means, scaler.stds)):
         start.lines += line_of_unit(start, f"channel {channel}", now, (old.means[channel], old.stds[channel]))
     return old
 
 
 def choose_extra(start: Start, name: str, part: Any) -> Any:
-    """The checkpoint's part of a modality from outside, where it has that modality; else that of the new rows."""
+    """The processor part of a modality from outside: the checkpoint's if it has that modality, else the part that was
+    fitted on the new rows."""
     if name not in start.config.modalities:
         return part
     old = start.processor.extra_parts.get(name)
@@ -227,8 +233,8 @@ def choose_extra(start: Start, name: str, part: Any) -> Any:
 
 
 def keep_start(start: Start, run: Run, head: type[MMFusionPreTrainedModel], head_arguments: dict[str, Any]):
-    """Makes the model that a run starts with, of this class, and keeps it in the run's folder. One process calls it.
-    `head_arguments`: what its head answers, for its config."""
+    """Makes the model that a run starts with, of class `head`, and keeps it in the run's folder. One process calls it.
+    `head_arguments`: the settings of the head, for the config."""
     if start.kept:
         return
     model = make_model(start, run, head, head_arguments)
@@ -244,8 +250,9 @@ def keep_start(start: Start, run: Run, head: type[MMFusionPreTrainedModel], head
 def make_model(
     start: Start, run: Run, head: type[MMFusionPreTrainedModel], head_arguments: dict[str, Any]
 ) -> MMFusionPreTrainedModel:
-    """The model that a run starts with: the checkpoint's parts, pretrained encoders that it lacks, and a head. Writes
-    into `start.lines` where each part came from. Arguments as for `keep_start`."""
+    """The model that a run starts with: the parts of the checkpoint, pretrained encoders for the modalities that it
+    lacks, and a head. Adds lines to `start.lines` that say where each part comes from. Arguments as for
+    `keep_start`."""
     args, source_head = run.model_args, start.head
     donors = {name: donor_of(name, run) for name in new_encoders(start, run.data_args)}
     decoder = None
@@ -296,12 +303,12 @@ def make_model(
 
 
 def with_line(lines: list[str], modality: str, line: str) -> list[str]:
-    """The lines with another one about an encoder."""
+    """The lines, with the one about this modality's encoder replaced."""
     return [line if other.startswith(f"{modality} encoder:") else other for other in lines]
 
 
 def donor_of(name: str, run: Run) -> MMFusionModel:
-    """A pretrained encoder that the checkpoint does not have, in a model of nothing else."""
+    """A model that only holds one pretrained encoder, which the checkpoint does not have."""
     args = run.model_args
     settings: dict[str, Any] = {"pooling": poolings_of(args, [name])}
     if name == Vision.name:
@@ -321,15 +328,16 @@ def donor_of(name: str, run: Run) -> MMFusionModel:
 
 
 def donor_of_decoder(start: Start, run: Run, decoder: str | None, layers: int | None) -> Any:
-    """A pretrained decoder, in a model of nothing else to speak of.
+    """A small model that holds a pretrained decoder.
 
     Raises:
-        ValueError: nobody says which, or its vocabulary is not that of the processor.
+        ValueError: no decoder is named, or its vocabulary differs from the processor's.
     """
     source = decoder or run.model_args.text_encoder
     if source is None or not (os.path.isdir(source) or decoder or "/" in source):
         raise ValueError(
-            f"decoder is missing: {start.name} writes nothing, and does not say where its words are from."
+            f"decoder is missing: {start.name} has no decoder, and does not say where its vocabulary comes from. Name "
+            "one as --decoder."
         )
     model: Any = MMFusionForConditionalGeneration.from_encoders_pretrained(
         decoder=source,
@@ -349,8 +357,8 @@ def config_of(
     donors: dict[str, MMFusionConfig],
     head_arguments: dict[str, Any],
 ) -> MMFusionConfig:
-    """The config of the model that a run starts with; `donors` are by modality the configs of encoders that the
-    checkpoint does not have, the others as for `make_model`."""
+    """The config of the model that a run starts with. `donors` are the configs, by modality, of encoders that the
+    checkpoint does not have; the other arguments are as for `make_model`."""
     args, old, processor = run.model_args, start.config, run.processor
     modalities = row_modalities(run.data_args)
     values = {key: copy.deepcopy(getattr(old, key)) for key in OF_BASE}
@@ -361,7 +369,7 @@ def config_of(
         encoder_config = donors.get(name, old).encoder_config(name)
         values[modality.config_key] = copy.deepcopy(encoder_config) if name in modalities else None
         if values[modality.config_key] is not None:
-            values[modality.config_key].dtype = None  # of the checkpoint; what trains is float32
+            values[modality.config_key].dtype = None  # removes the checkpoint's dtype; training uses float32
     if Table.name in modalities and (old.tabular_config is None or Table.name in start.fresh):
         values["tabular_config"] = TabularConfig.from_schema(processor.table_schema, hidden_size=fusion.hidden_size)
     if Series.name in modalities and (old.series_config is None or Series.name in start.fresh):
@@ -386,18 +394,20 @@ def config_of(
 
     fusion.hidden_dropout_prob, fusion.modality_dropout = args.fusion_dropout, args.modality_dropout
     asks = {MMFusionForCTC: Sound.name, MMFusionForRetrieval: Text.name}.get(head, fusion.query_modality)
-    if asks not in modalities:  # as a model that is built from encoders has it
+    if asks not in modalities:  # the same default as in a model that is built from encoders
         first = modalities[0]
         for_pictures = first == Vision.name and Table.name in modalities
         asks = Text.name if Text.name in modalities else Table.name if for_pictures else first
     fusion.query_modality = asks
     if len(modalities) == 1 and fusion.memory_layers:
-        start.lines.append(f"fusion: without its {fusion.memory_layers} memory_layers, since {asks} is alone")
+        start.lines.append(
+            f"fusion: without its {fusion.memory_layers} memory_layers, since {asks} is the only modality"
+        )
         fusion.memory_layers, fusion.distance_bias = 0, False
     return MMFusionConfig(
         **{**values, "classifier_dropout": args.classifier_dropout},
         freeze_encoders=args.freeze_encoders,
-        trained_layers=cast(Any, args.trained_layers),  # a dict, once it is read
+        trained_layers=cast(Any, args.trained_layers),  # a dict after it was parsed
         **places_of(run.collator.parts, run.columns),
         mixup_alpha=run.train_args.mixup_alpha,
         **head_arguments,
@@ -405,12 +415,12 @@ def config_of(
 
 
 def extra_configs_of(start: Start, run: Run) -> dict[str, Any]:
-    """The configs of encoders from outside: the checkpoint's, or a new one where it has none."""
+    """The configs of encoders from outside: the checkpoint's, or a new one if it has none."""
     configs: dict[str, Any] = {}
     for name, part in run.processor.extra_parts.items():
         if name in start.config.modalities:
             configs[name] = copy.deepcopy(start.config.encoder_config(name))
-            configs[name].dtype = None  # as that of the others
+            configs[name].dtype = None  # as for the other encoders
         else:
             width: Any = start.config.fusion_module_config.hidden_size
             rnn_type = run.model_args.series_rnn_type
@@ -419,7 +429,7 @@ def extra_configs_of(start: Start, run: Run) -> dict[str, Any]:
 
 
 def lines_of_cut(start: Start, run: Run) -> list[str]:
-    """A warning where the checkpoint has learned rows of the same data, which was cut into parts otherwise."""
+    """A warning if the checkpoint was trained on rows of the same data with another split into parts."""
     recipe, part = start.recipe, run.splits.get("test")
     now = {**vars(run.data_args), **vars(run.train_args)}
     dataset, before = now["dataset"], recipe.get("dataset")
@@ -429,13 +439,16 @@ def lines_of_cut(start: Start, run: Run) -> list[str]:
         return []
     recipe, now = ({**values, "split_seed": seed_of_cut(values)} for values in (recipe, now))
     if recipe.get("fold") == 0:
-        return [f"warning: {start.name} learned all rows of the same data, the test part too: the score says nothing"]
+        return [
+            f"warning: {start.name} was trained on all rows of the same data, also on the test part: the score is "
+            "meaningless"
+        ]
     other = ["fold"] if recipe.get("fold") != now["fold"] else []
     other += [key for key in OF_THE_CUT if (now[key] or None) != (recipe.get(key) or None)]
     if not other:
         return []
     differences = ", ".join(f"{key} ({recipe.get(key)!r}, now {now[key]!r})" for key in other)
     return [
-        f"warning: {start.name} learned rows of the same data, which was cut into parts by another {differences}: it "
-        "may have learned rows of the test part, and the score be too good"
+        f"warning: {start.name} was trained on rows of the same data, which was split into parts with other values of "
+        f"{differences}: it may have been trained on rows of the test part, so the score may be too good"
     ]

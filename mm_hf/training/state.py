@@ -1,7 +1,7 @@
-"""What a training has come to, and the files of a checkpoint that keep it.
+"""The state of a training, and the checkpoint files that keep it.
 
-`TrainState` is what both scripts share. `LoopState` adds what Accelerate's loop has to keep by itself, and
-`recipe_trainer.StateBesideTrainer` what the library's Trainer has no place for.
+Both scripts share `TrainState`. `LoopState` adds the state of Accelerate's loop, and
+`recipe_trainer.StateBesideTrainer` adds the state that the library's Trainer does not save.
 """
 
 import contextlib
@@ -60,20 +60,20 @@ OF_GUARD: Rules = {
 
 
 class TrainState:
-    """What both scripts keep of a training: averaged weights, the guard against steps that are not finite, bad rows,
-    and the seconds used.
+    """The state that both scripts keep: averaged weights, the guard against steps with values that are not finite, bad
+    rows, and the seconds used.
 
-    A checkpoint has of it `ema.safetensors` and, of each process, `rank_0.json`. The Trainer writes all else of a
-    state (weights, optimizer, schedule, random numbers, progress) by itself.
+    It is in the files `ema.safetensors` and, for each process, `rank_0.json` and so on. The Trainer itself writes the
+    rest of the state (weights, optimizer, schedule, random numbers, progress).
 
     Args:
         run: the run; its list of bad rows is part of the state.
         model: on its device.
-        args: how it trains.
-        folder: of the run, for the rows of steps that are skipped; None for a floor.
+        args: the training arguments.
+        folder: of the run, for the rows of skipped steps; None for a floor.
     """
 
-    # What a process's own file holds, by key.
+    # Rules for the values in the file of a process, by key.
     rules: Rules = {
         "bad_rows": lambda value: fault_of_values("", value, OF_BAD_ROWS) is None,
         "guard": lambda value: fault_of_values("", value, OF_GUARD) is None,
@@ -83,103 +83,103 @@ class TrainState:
         self.run, self.model, self.args = run, model, args
         self.ema = None if args.ema_decay is None else EMA(model, args.ema_decay)
         self.guard = NonFiniteGuard(args.max_nonfinite, folder or run.output_dir / "floors", run.rank)
-        self.row_ids: list[int] = []  # of the present step
-        self.seconds = 0.0  # of earlier processes
+        self.row_ids: list[int] = []  # rows of the present step
+        self.seconds = 0.0  # seconds of earlier processes
         self.began: float | None = None
 
     # Around a step
 
     def start_clock(self):
-        """Call it where the training begins or goes on."""
+        """Call it when the training starts or resumes."""
         self.began = time.perf_counter()
 
     def elapsed(self) -> float:
-        """Seconds of training, those of earlier processes included."""
+        """Seconds of training, including those of earlier processes."""
         return self.seconds if self.began is None else self.seconds + time.perf_counter() - self.began
 
     def is_overtime(self) -> bool:
-        """Whether this process has used up the time that the recipe gives."""
+        """Whether this process has used up the time limit in the recipe."""
         limit = self.args.max_train_seconds
         return limit is not None and self.elapsed() > limit
 
     def note_rows(self, batch: dict[str, Any]):
-        """Takes out of a batch what it tells of its rows: which they are, in case the step is not finite, and which
-        were bad."""
+        """Takes the information about rows out of a batch: their ids, in case the step is not finite, and the bad
+        rows."""
         self.row_ids += batch.pop("row_ids").tolist()
         self.run.note_bad_rows(batch.pop("bad_rows", []))
 
     def allows_step(self, step: int, norm: torch.Tensor | float | None, scaled: bool) -> bool:
-        """Whether the gradients are finite: see `NonFiniteGuard.check`. Call it once before each optimizer step.
-        `norm` is that of the gradients before clipping, where it is known; where they are `scaled` (float16), their
-        scaler skips such steps by itself."""
+        """Whether the gradients are finite, see `NonFiniteGuard.check`. Call it once before each optimizer step.
+        `norm` is the norm of the gradients before clipping, if it is known. If gradients are `scaled` (float16), the
+        scaler itself skips steps that are not finite."""
         row_ids, self.row_ids = self.row_ids, []
         return scaled or self.guard.check(self.model, step, row_ids, norm)
 
     def update_average(self):
-        """Takes the weights into their average. Call it after each optimizer step."""
+        """Adds the weights to their average. Call it after each optimizer step."""
         if self.ema is not None:
             self.ema.update()
 
     def averaged(self) -> contextlib.AbstractContextManager[None]:
-        """Within, the model has its averaged weights, where the recipe asks for them."""
+        """A context in which the model has its averaged weights, if the recipe asks for them."""
         return contextlib.nullcontext() if self.ema is None else self.ema.applied()
 
     def say_what_was_skipped(self):
-        """A line where steps were skipped."""
+        """Prints a line if steps were skipped."""
         if self.guard.total:
-            self.run.say(f"{self.guard.total} steps were skipped, whose loss was not finite")
+            self.run.say(f"{self.guard.total} steps were skipped because their loss was not finite")
 
     # Files
 
     def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """What it keeps, by name: it must be finite."""
+        """The tensors of the state, by name. They must be finite."""
         if self.ema is not None:
             yield from self.ema.state_dict().items()
 
     def values(self) -> dict[str, Any]:
-        """What this process's own file holds: see `rules`."""
+        """The values in this process's own file: see `rules`."""
         return {"bad_rows": self.run.bad_rows.state_dict(), "guard": self.guard.state_dict()}
 
     def take_up_values(self, values: dict[str, Any]):
-        """Takes up what `values` gave."""
+        """Restores the result of `values`."""
         self.run.bad_rows.load_state_dict(values["bad_rows"])
         self.guard.load_state_dict(values["guard"])
 
     def take_up_average(self, folder: Path):
-        """Takes up the averaged weights of a checkpoint."""
+        """Restores the averaged weights of a checkpoint."""
         if self.ema is not None:
             self.ema.load_state_dict(load_file(folder / "ema.safetensors"))
 
     def write(self, folder: Path):
-        """Writes all of it; every process calls it."""
+        """Writes the state; every process calls it."""
         (folder / f"rank_{self.run.rank}.json").write_text(json.dumps(self.values()), encoding="utf-8")
         if self.ema is not None and self.run.rank == 0:
             save_file(self.ema.state_dict(), folder / "ema.safetensors")
 
     def faults(self, folder: Path) -> Iterator[str | None]:
-        """What is wrong with one file after the other, those of all processes; None for what is fine. It changes
-        nothing."""
+        """Checks one file after the other, also those of other processes: what is wrong with each, None if it is fine.
+        It changes nothing."""
         for rank in range(self.run.world_size):
             yield fault_of_values(f"rank_{rank}.json", read_json(folder / f"rank_{rank}.json"), self.rules)
         if self.ema is not None:
             yield fault_of_tensors(folder / "ema.safetensors", self.ema.state_dict())
 
     def take_up(self, folder: Path):
-        """Takes up all that `write` wrote."""
+        """Restores everything that `write` wrote."""
         self.take_up_values(read_json(folder / f"rank_{self.run.rank}.json"))
         self.take_up_average(folder)
 
 
 class LoopState(TrainState):
-    """All that Accelerate's loop goes on from: what `TrainState` has, and weights, optimizer, schedule, random
+    """The whole state from which Accelerate's loop resumes: `TrainState`, and weights, optimizer, schedule, random
     numbers, progress and the best weights so far.
 
     Args:
         run, model, args, folder: see `TrainState`.
-        optimizer: as Accelerate prepared it, like the model.
+        optimizer: prepared by Accelerate, like the model.
         scheduler: of the optimizer.
-        total: steps to make.
-        epoch_batches: of this process; None of a stream, which has no known end.
+        total: number of steps to make.
+        epoch_batches: batches per epoch of this process; None for a stream, which has no known end.
     """
 
     rules: Rules = {
@@ -203,8 +203,8 @@ class LoopState(TrainState):
         self.optimizer, self.scheduler, self.total, self.epoch_batches = optimizer, scheduler, total, epoch_batches
         self.progress = Progress(limits=[total, args.max_train_seconds, args.early_stopping_patience])
         self.best_weights: dict[str, torch.Tensor] = {}
-        self.stream_position = (0, 0)  # epoch of this process's stream, and rows of it that were used
-        self.losses: list[dict[str, torch.Tensor]] = []  # of the steps since the last point of the curve, by name
+        self.stream_position = (0, 0)  # epoch of this process's stream, and number of rows used in it
+        self.losses: list[dict[str, torch.Tensor]] = []  # by name, for the steps since the last point of the curve
 
     def note_rows(self, batch: dict[str, Any]):
         super().note_rows(batch)
@@ -213,7 +213,7 @@ class LoopState(TrainState):
     # Best so far
 
     def take_score(self, score: float):
-        """Keeps the weights, as they are in the model, if they are the best so far.
+        """Keeps a copy of the model's present weights if they are the best so far.
 
         Args:
             score: on validation, higher is better; one that is not finite is never the best.
@@ -227,13 +227,13 @@ class LoopState(TrainState):
             }
 
     def is_out_of_patience(self) -> bool:
-        """Whether so many evaluations brought no better score that the recipe stops."""
+        """Whether the training stops because too many evaluations had no better score."""
         patience = self.args.early_stopping_patience
         return patience is not None and self.progress.evaluations_since >= patience
 
     @torch.no_grad()
     def restore_best(self):
-        """Leaves in the model the weights that were best on validation, where it was measured."""
+        """Loads the weights that were best on validation into the model, if validation was measured."""
         for name, parameter in self.model.named_parameters():
             if name in self.best_weights:
                 parameter.copy_(self.best_weights[name])
@@ -243,7 +243,7 @@ class LoopState(TrainState):
     def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         yield from moments(self.model, self.optimizer)
         yield from super().tensors()
-        if self.progress.best_step == self.progress.step:  # else looked at when they were measured or taken up
+        if self.progress.best_step == self.progress.step:  # else they were checked when they were measured or restored
             yield from self.best_weights.items()
 
     def values(self) -> dict[str, Any]:
@@ -260,7 +260,7 @@ class LoopState(TrainState):
         ]
 
     def write(self, folder: Path):
-        """Accelerate writes weights, optimizer and random numbers."""
+        """Writes the state; Accelerate writes weights, optimizer and random numbers."""
         self.run.accelerator.save_state(str(folder))
         super().write(folder)
         if self.run.rank == 0:
@@ -270,10 +270,10 @@ class LoopState(TrainState):
             save_file(self.best_weights, folder / "best.safetensors")
 
     def fault(self, folder: Path) -> str | None:
-        """Why a checkpoint whose files are whole cannot be taken up; None where it can. It changes nothing.
+        """Why the run cannot resume from a checkpoint with complete files; None if it can. It changes nothing.
 
         Raises:
-            ValueError: another number of processes wrote it, or one without a GPU.
+            ValueError: another number of processes wrote it, or it was written without a GPU and there is one now.
         """
         names = [f"random_states_{rank}.pkl" for rank in range(self.run.world_size)]
         check_processes(folder, "random_states_*.pkl", names)
@@ -283,7 +283,7 @@ class LoopState(TrainState):
             return str(error)
 
     def faults(self, folder: Path) -> Iterator[str | None]:
-        """Each takes for granted that those before it are fine."""
+        """See `TrainState`. Each check assumes that the ones before it found nothing."""
         model, checked = self.model, has_checksums(folder)
         progress = read_json(folder / "progress.json")
         yield fault_of_values("progress.json", progress, OF_PROGRESS)
@@ -303,8 +303,8 @@ class LoopState(TrainState):
             yield fault_of_random_states(folder / f"random_states_{rank}.pkl", ACCELERATE_KEYS, checked)
 
     def take_up(self, folder: Path):
-        """The random numbers go on where they were, so nothing may draw any between here and the
-        first step.
+        """Restores the state. It also restores the random numbers, so no random number may be drawn between this call
+        and the first step.
 
         Raises:
             ValueError: it cannot be read, or does not belong to this run.

@@ -1,12 +1,12 @@
-"""Trains a fusion of encoders with Accelerate, measures it, and leaves one Hub checkpoint.
+"""Trains a fusion of encoders with Accelerate, measures it, and writes one Hub checkpoint.
 
     mm_hf train easy_vqa.yaml
     accelerate launch -m mm_hf.training.train easy_vqa.yaml --learning_rate 1e-3
     mm_hf train my.csv --image_column photo --text_column question --label answer
 
-A run leaves in its folder the checkpoint (weights, config, processor, code), results.json, curves.png,
-predictions.png and the model card, README.md. The same command takes up a run that was killed where its last
-checkpoint left it, and ends with the very weights that it would have had.
+The folder of a run holds the checkpoint (weights, config, processor, code), results.json, curves.png, predictions.png
+and the model card, README.md. If a run was killed, the same command resumes it from its last checkpoint, and ends with
+exactly the weights of a run that was never stopped.
 """
 
 import time
@@ -21,13 +21,13 @@ from .search_fusions import search_fusions
 
 
 def main():
-    """All runs that the command line asks for: one, but for `--folds`."""
+    """All runs that the command line asks for: one run, or several with `--folds`."""
     for words in runs_of(__doc__, "train.py"):
         train(words)
 
 
 def train(words: list[str] | None):
-    """One whole run, from top to bottom; `words` in place of the command line."""
+    """One whole run, from start to end; `words` replaces the command line."""
     started = time.perf_counter()
     run = open_run(__doc__, "train.py", words)
     if run is None:

@@ -1,4 +1,4 @@
-"""The keys of a recipe that say how it learns. Where TrainingArguments has a key, its name is used."""
+"""The recipe keys about the training. A key that TrainingArguments also has uses the same name."""
 
 from argparse import SUPPRESS, ArgumentTypeError
 from dataclasses import dataclass, fields
@@ -13,120 +13,134 @@ PRESETS = ("fast", "balanced", "best")
 
 @dataclass
 class TrainArguments:
-    """How it learns."""
+    """The training."""
 
     output_dir: str | None = option(None, "Folder of the run; left out, runs/ and the name of the recipe or data.")
-    overwrite_output_dir: bool = option(False, "Start anew in a folder that holds a run; not to take up a killed one.")
+    overwrite_output_dir: bool = option(
+        False, "Start again from the beginning in a folder that holds a run. Do not use it to resume a killed run."
+    )
     allow_changes: str = option(
         "false",
-        "true: resume though keys of the recipe changed that may (the message names which may); data: "
-        "also though rows, preprocessing or frozen encoders changed.",
+        "true: resume although some keys of the recipe have changed (the error message says for which keys this is "
+        "allowed). data: resume although rows, preprocessing or frozen encoders have changed too.",
         nargs="?",
         const="true",
     )
-    seed: int = option(0, "Of weights, order and dropout.")
+    seed: int = option(0, "Seed of initial weights, order of rows and dropout.")
     defaults_version: int = option(
         3,
-        "What is done where the recipe says nothing: 3 as now, 2 without what suits the rows and a machine without a "
-        "GPU, with JPEGs decoded in full and features in memory, 1 as runs did before this key was there. (A run that "
-        "was begun goes on as it began.)",
+        "Version of the defaults for keys that are left out. 3: the present defaults. 2: without the settings that "
+        "depend on the rows and on the GPU, with JPEGs decoded in full and features in memory. 1: the behaviour from "
+        "before this key existed. A resumed run keeps the version that it was started with.",
         choices=[1, 2, 3],
     )
     preset: str | None = option(
         None,
-        "Settings for the keys that are left out: fast (one vector a modality, frozen encoders), balanced (as without "
-        "this key), best (deeper, longer, averaged weights).",
+        "Settings for the keys that are left out: fast (one vector per modality, frozen encoders), balanced (the same "
+        "as without this key), best (more layers, more epochs, averaged weights).",
         choices=list(PRESETS),
     )
     learning_rate: float = option(
         1e-4,
-        "Of projections, fusion and head. Also by modality, of the encoders: "
+        "Learning rate of projections, fusion and head. Also by modality, for the encoders: "
         '"{default: 1e-4, encoders: 2e-5, vision: 1e-5}"; short forms: encoder_learning_rate, '
         "vision_learning_rate…",
         forms=(dict[str, float],),
     )
-    encoder_learning_rate: float | None = option(None, "Of the encoders; left out, a fifth of learning_rate (METER).")
-    vision_learning_rate: float | None = option(None, "Of the vision encoder alone.")
-    text_learning_rate: float | None = option(None, "Of the text encoder alone.")
-    audio_learning_rate: float | None = option(None, "Of the audio encoder alone.")
-    series_learning_rate: float | None = option(None, "Of the encoder of time series; left out, learning_rate.")
+    encoder_learning_rate: float | None = option(
+        None, "Learning rate of all encoders; left out, a fifth of learning_rate (METER)."
+    )
+    vision_learning_rate: float | None = option(None, "Learning rate of the vision encoder.")
+    text_learning_rate: float | None = option(None, "Learning rate of the text encoder.")
+    audio_learning_rate: float | None = option(None, "Learning rate of the audio encoder.")
+    series_learning_rate: float | None = option(
+        None, "Learning rate of the encoder of time series; left out, learning_rate."
+    )
     tabular_learning_rate: float | None = option(
-        None, "Of the table's encoder, which starts from nothing; left out, learning_rate."
+        None, "Learning rate of the table's encoder, which is not pretrained; left out, learning_rate."
     )
-    # What learning_rate says of encoders from outside the package.
+    # The values of learning_rate for encoders from outside the package.
     extra_learning_rates: str | None = option(None, SUPPRESS, forms=(dict[str, float],))
-    decoder_learning_rate: float | None = option(None, "generation: of the decoder; left out, as of the encoders.")
-    layer_decay: float = option(1.0, "Each layer of an encoder learns at this share of the rate of the one above it.")
-    unfreeze_epochs: float | None = option(
-        None, "Gradual unfreezing: epochs until the encoders' next layer, from the top, starts to learn."
+    decoder_learning_rate: float | None = option(
+        None, "generation: learning rate of the decoder; left out, the same as for the encoders."
     )
-    weight_decay: float = option(0.01, "Of matrices, by AdamW.")
-    num_train_epochs: float = option(3.0, "Passes over the training part.")
-    max_steps: int = option(-1, "Optimizer steps, in place of epochs, if above 0.")
-    max_train_seconds: float | None = option(None, "Stop training after this wall time.")
-    per_device_train_batch_size: int = option(32, "Rows a process and step.")
-    per_device_eval_batch_size: int = option(128, "Rows a process and evaluation step.")
-    gradient_accumulation_steps: int = option(1, "Batches a step.")
+    layer_decay: float = option(
+        1.0, "The learning rate of each encoder layer is this share of the rate of the layer above it."
+    )
+    unfreeze_epochs: float | None = option(
+        None, "Gradual unfreezing from the top: after each so many epochs one more encoder layer starts to train."
+    )
+    weight_decay: float = option(0.01, "Weight decay of matrices in AdamW.")
+    num_train_epochs: float = option(3.0, "Epochs: passes over the training part.")
+    max_steps: int = option(-1, "If above 0: the number of optimizer steps, instead of num_train_epochs.")
+    max_train_seconds: float | None = option(None, "Stop training after this wall time in seconds.")
+    per_device_train_batch_size: int = option(32, "Rows per process and batch in training.")
+    per_device_eval_batch_size: int = option(128, "Rows per process and batch in evaluation.")
+    gradient_accumulation_steps: int = option(1, "Batches per optimizer step.")
     train_sampling_strategy: str = option(
         "random",
-        "group_by_length: rows with texts (of generation, also texts to write) of like length share a "
-        "batch, which saves padding.",
+        "group_by_length: rows with texts of similar length share a batch, which saves padding. For generation the "
+        "label texts count too.",
         choices=["random", "group_by_length"],
     )
     imbalance: str | None = option(
         None,
-        "What to do about rare classes: class_weights, focal_loss (Lin et al. 2017), balanced_sampler or "
+        "Method for rare classes: class_weights, focal_loss (Lin et al. 2017), balanced_sampler or "
         "logit_adjustment (Menon et al. 2021).",
         choices=["class_weights", "focal_loss", "balanced_sampler", "logit_adjustment"],
     )
-    focal_gamma: float = option(2.0, "Of the focal loss.")
-    label_smoothing_factor: float = option(0.0, "Share of the label given to all classes.")
-    mixup_alpha: float = option(0.0, "Above 0: mix fused rows and their labels.")
+    focal_gamma: float = option(2.0, "The exponent gamma of focal_loss.")
+    label_smoothing_factor: float = option(0.0, "Label smoothing: the share of a label that all classes get.")
+    mixup_alpha: float = option(0.0, "Above 0: mixup of fused rows and their labels, with this alpha.")
     gradient_modulation: float = option(
-        0.0, "Above 0: hold back the modality that is ahead, so strongly (OGM-GE, Peng et al. 2022); try 0.3."
+        0.0,
+        "Above 0: reduce the gradients of the modality that learns fastest, by this strength (OGM-GE, Peng et al. "
+        "2022); try 0.3.",
     )
-    max_grad_norm: float = option(1.0, "Gradients are clipped to this norm; 0: not.")
+    max_grad_norm: float = option(1.0, "Gradients are clipped to this norm; 0: no clipping.")
     max_nonfinite: int = option(
-        10, "Skipped steps in a row, whose loss is not finite, before the run stops (not with fp16)."
+        10, "The run stops after so many skipped steps in a row, with a loss that is not finite (not with fp16)."
     )
-    warmup_ratio: float = option(0.05, "Share of the steps in which the rate rises.")
+    warmup_ratio: float = option(0.05, "Share of the steps for warmup, in which the learning rate rises.")
     lr_scheduler_type: str = option(
         "cosine",
-        "As in TrainingArguments, those that need no more keys.",
+        "Schedule of the learning rate, as in TrainingArguments.",
         choices=["linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"],
     )
     optim: str = option("adamw_torch_fused", "adamw_torch_fused or sgd.", choices=["adamw_torch_fused", "sgd"])
-    ema_decay: float | None = option(None, "Measure and keep a moving average of the weights, such as 0.999.")
+    ema_decay: float | None = option(
+        None, "Measure and keep an exponential moving average of the weights with this decay, such as 0.999."
+    )
     early_stopping_patience: int | None = option(
         None, "Stop after this many evaluations in a row without a better score."
     )
     bf16: bool = option(False, "Mixed precision in bfloat16.")
     fp16: bool = option(False, "Mixed precision in float16, on a GPU.")
-    torch_compile: bool = option(False, "Compile the model: minutes before the first step.")
+    torch_compile: bool = option(False, "Compile the model; this takes minutes before the first step.")
     dataloader_num_workers: int = option(0, "Processes that prepare batches.")
     logging_steps: int = option(10, "Steps between two points of the loss curve.")
     eval_steps: int | None = option(None, "Steps between two evaluations; left out, at the end of every epoch.")
     save_steps: int | None = option(None, "Steps between two checkpoints; left out, after every evaluation.")
-    save_total_limit: int = option(2, "Checkpoints that are kept.")
+    save_total_limit: int = option(2, "Number of checkpoints to keep.")
     report_to: str = option("tensorboard", "Tracker: tensorboard (in the run's folder), wandb… or none.")
     predict_with_generate: bool = option(
         True,
-        "generation: choose the model by what it writes of the validation part; else by how often it "
-        "takes the right next token, which is quicker.",
+        "generation: select the best weights by the texts that the model generates for the validation part. false: by "
+        "how often it predicts the right next token, which is faster.",
     )
     evidence: bool | None = option(
         None,
-        "Say in the card what the answers rest on: what each modality gave to those to 100 test rows. Left out, true "
-        "from defaults_version 3 on.",
+        "Show in the model card what the answers depend on: the effect of each modality on the answers to 100 test "
+        "rows. Left out, true with defaults_version 3.",
     )
     calibrate: bool | None = option(
         None,
         "Learn from the validation part how sure answers are (temperature, sets, intervals), and keep that in the "
-        "config; answers stay as they are. Left out, it does where there are 200 of its rows (defaults_version 3).",
+        "config; answers do not change. Left out, true if there are 200 validation rows (with defaults_version 3).",
     )
-    floors: bool = option(True, "Measure the floors beside the score.")
+    floors: bool = option(True, "Measure floors: simple baselines to compare the score with.")
     floor_budget: float = option(
-        0.25, "Epochs, steps and seconds of models that see one modality alone, as a share of the run's."
+        0.25, "Epochs, steps and seconds of the floors that see only one modality, as a share of the run's."
     )
 
     def __post_init__(self):
@@ -137,7 +151,7 @@ class TrainArguments:
             except ArgumentTypeError:
                 raise ValueError(f"allow_changes must be true, false or data, got {self.allow_changes!r}.") from None
         if self.bf16 and self.fp16:
-            raise ValueError("bf16 and fp16 are both true: choose one.")
+            raise ValueError("bf16 and fp16 are both true: set only one of them.")
         sizes = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
         steps = ("logging_steps", "eval_steps", "save_steps", "save_total_limit", "max_nonfinite")
         check_least(self, 1, *sizes, *steps, "early_stopping_patience")
@@ -158,18 +172,18 @@ class TrainArguments:
 
     @property
     def mixed_precision(self) -> str | None:
-        """As Accelerate names it; None leaves it to `accelerate launch`."""
+        """The value for Accelerate; None: `accelerate launch` decides."""
         return "bf16" if self.bf16 else "fp16" if self.fp16 else None
 
     @property
     def encoder_learning_rates(self) -> dict[str, float]:
-        """By modality, and of the decoder."""
+        """The learning rates by modality, and of the decoder."""
         pretrained = [*pretrained_modalities(), "decoder"]
         common = self.learning_rate / 5 if self.encoder_learning_rate is None else self.encoder_learning_rate
         extra: Any = self.extra_learning_rates or {}
         rates = {}
         for name in (*modalities(), "decoder"):
             rate = getattr(self, f"{name}_learning_rate", extra.get(name))
-            usual = common if name in pretrained else self.learning_rate  # the others start from nothing
+            usual = common if name in pretrained else self.learning_rate  # the other encoders are not pretrained
             rates[name] = usual if rate is None else rate
         return rates

@@ -1,4 +1,5 @@
-"""Columns that nobody named: understood by what they hold, said before the training, and kept in the recipe."""
+"""Columns without a name in the recipe: their role is decided from their cells, printed before the training, and kept
+in the recipe."""
 
 import os
 from collections.abc import Mapping
@@ -18,23 +19,24 @@ from .run_folder import is_begun, read_run_json, write_json
 
 FILE = "understanding.json"
 SUSPICION = "  look at this: {}"
-# Keys of columns that no modality reads.
+# Keys of columns that are not read by a modality.
 OTHERS = ("label_column", "kind_column", "image_id_column", "group_column", "time_column", "weight_column")
-# Of these the columns that are read as well, for what they hold: who cuts by a date asks for no other inputs.
+# Keys from this list with columns that are inputs too: a split by date does not change the inputs.
 STILL_READ = ("time_column",)
 ASKED = ("dataset", "data_root", "columns", "category_columns", "problem_type", "ignore_columns")
 
 
 @dataclass
 class Understood:
-    """What was understood of the columns of a run.
+    """The decisions about the columns of a run.
 
     Args:
         asked: the keys that the recipe gave.
-        keys: those that follow.
-        columns: what each column was taken for, and why.
+        keys: the keys that were decided.
+        columns: the role of each column, and why.
         suspicions: see `Understanding`.
-        folder: below that of the data, that the names of its files start from; None: they start from that of the data.
+        folder: a folder within the folder of the data; names of files are relative to it. None: they are relative to
+            the folder of the data.
     """
 
     asked: dict[str, Any]
@@ -50,12 +52,12 @@ class Understood:
     def look_at_parts(
         self, splits: Mapping[str, Any], tasks: list[Task], columns: Columns, root: str | None, output_dir: Path
     ) -> list[str]:
-        """Looks at the parts, once they are loaded, for what makes a score doubtful, and keeps it; lines for the
-        terminal.
+        """Checks the loaded parts for problems that make a score doubtful, and writes them into the run's folder.
+        Returns lines for the terminal.
 
         Args:
             splits, columns, root: see `shared_rows`.
-            tasks: those of the columns of labels.
+            tasks: one for each column of labels.
             output_dir: the folder of the run.
         """
         classes = [str(task.column) for task in tasks if task.column is not None and task.names]
@@ -68,26 +70,26 @@ class Understood:
 def understand_columns(
     model_args: ModelArguments, data_args: DataArguments, output_dir: Path, overwrite: bool
 ) -> Understood | None:
-    """Looks at the columns where none is named, or where the recipe asks for it, fills in the keys that name them, and
-    says all in a table. A run that goes on takes what it began with.
+    """Decides the role of each column if none is named, or if the recipe asks for it. Fills in the keys that name
+    columns, and prints a table. A resumed run keeps its first decisions.
 
     Returns:
-        what was understood; None where the recipe names the columns.
+        the decisions; None if the recipe names the columns.
 
     Raises:
-        ValueError: no label is named where one is needed, or a column is not there.
+        ValueError: a label is needed but none is named, or a named column does not exist.
     """
     named = {name: columns_of(data_args, name) for name in modalities()}
     asked, ignored = data_args.understand_columns, data_args.ignore_columns
     if asked is False and ignored:
         raise ValueError(f"ignore_columns is {ignored}, but understand_columns is false: leave one of them out.")
-    data_args.understand_columns = None  # recipe.json says what followed from it
+    data_args.understand_columns = None  # recipe.json holds the decisions instead
     if not data_args.dataset or not (asked or (asked is None and (ignored or not any(named.values())))):
         return None
     if data_args.streaming:
         if asked or ignored:
-            raise ValueError("understand_columns does not go with streaming: name the columns.")
-        return None  # what is missing is said later
+            raise ValueError("understand_columns and ignore_columns do not work with streaming: name the columns.")
+        return None  # missing columns are reported later
     given = asked_of(data_args)
     earlier = kept_of(output_dir) if is_begun(output_dir) and not overwrite else None
     if earlier is not None and earlier.asked == given:
@@ -98,7 +100,7 @@ def understand_columns(
         if seen.data_root is not None:
             folder = os.path.relpath(os.path.realpath(seen.data_root), data_root_of(data_args.source))
         understood = Understood(given, keys_of(seen, model_args, data_args), lines_of(seen), seen.suspicions, folder)
-        if data_args.fold in (None, 1):  # of cross-validation once, and not for each fold
+        if data_args.fold in (None, 1):  # with cross-validation only once, not for each fold
             say(seen, data_args)
     for key, value in understood.keys.items():
         setattr(data_args, key, value)
@@ -108,20 +110,20 @@ def understand_columns(
 
 
 def asked_of(data_args: DataArguments) -> dict[str, Any]:
-    """The keys of a recipe that the understanding starts from, where they are given."""
+    """The given keys of a recipe that the decisions depend on."""
     keys = [*ASKED, *OTHERS, *(key for name in modalities() for key in short_keys(name))]
     return {key: value for key in keys if (value := getattr(data_args, key)) is not None}
 
 
 def kept_of(output_dir: Path) -> Understood | None:
-    """What a run of this folder understood when it began; None where there is nothing of it."""
+    """The decisions of a run in this folder from when it was started; None if there is no file."""
     file = output_dir / FILE
     return Understood(**read_run_json(file)) if file.exists() else None
 
 
 def data_root_beside(run: str, rows: str) -> str | None:
-    """Where the files of rows that are to be predicted are: in the folder of the same name as those of the run were,
-    beside the rows; None where there is none, or where they were not in a folder of their own."""
+    """The folder with the files (such as pictures) of rows to predict: a folder beside the rows with the same name as
+    in the run. None if there is no such folder, or if the run's files were not in their own folder."""
     file = Path(run) / FILE
     folder = read_run_json(file).get("folder") if file.exists() else None
     root = data_root_of(rows)
@@ -130,10 +132,10 @@ def data_root_beside(run: str, rows: str) -> str | None:
 
 
 def look(model_args: ModelArguments, data_args: DataArguments, named: Mapping[str, list[str]]) -> Understanding:
-    """What the columns are.
+    """Decides the role of each column.
 
     Raises:
-        ValueError: no label is named where one is needed; the message lists the columns that could be one.
+        ValueError: a label is needed but none is named; the message lists the columns that could be the label.
     """
     keys = [key for key in OTHERS[1:] if key not in STILL_READ]
     parts = {column: key.rpartition("_")[0] for key in keys for column in names_in(getattr(data_args, key))}
@@ -153,8 +155,8 @@ def look(model_args: ModelArguments, data_args: DataArguments, named: Mapping[st
         candidates = seen.candidates()
         example = f" For instance: mm_hf train {source} --label {quoted(candidates[0])}" if candidates else ""
         raise ValueError(
-            f"label_column is missing: which column is to be predicted? {source} has {candidates} that could be."
-            f"{example}"
+            f"label_column is missing: name the column to predict. In {source}, these columns could be the label: "
+            f"{candidates}.{example}"
         )
     if seen.data_root is not None and not os.path.isabs(source):
         seen.data_root = os.path.relpath(seen.data_root)
@@ -163,25 +165,25 @@ def look(model_args: ModelArguments, data_args: DataArguments, named: Mapping[st
 
 
 def with_its_cut(line: UnderstoodColumn, time_column: str | None) -> UnderstoodColumn:
-    """The line of a column, which says so where the parts are cut by it."""
+    """The line of a column; if the split uses this column, the line says so."""
     if line.name != time_column:
         return line
-    without = f"; --ignore_columns {quoted(line.name)} cuts alone" if line.part else ""
+    without = f"; with --ignore_columns {quoted(line.name)} it is used for the split only" if line.part else ""
     return replace(line, why=f"the latest rows are the test part{without}; {line.why}")
 
 
 def names_in(value: Any) -> list[str]:
-    """The columns that a key names, which may be a dict by label."""
+    """The columns that a key names; the value may be a dict by label."""
     return list(filter(None, value.values() if isinstance(value, dict) else listed(value)))
 
 
 def quoted(name: str) -> str:
-    """A name as a shell takes it."""
+    """A name, quoted for a shell if needed."""
     return name if name.replace("_", "").isalnum() else f'"{name}"'
 
 
 def keys_of(seen: Understanding, model_args: ModelArguments, data_args: DataArguments) -> dict[str, Any]:
-    """The keys of a recipe that say what was understood."""
+    """The recipe keys for the decisions."""
     keys = seen.keys()
     if data_args.category_columns is not None:
         keys["category_columns"] = data_args.category_columns
@@ -192,12 +194,12 @@ def keys_of(seen: Understanding, model_args: ModelArguments, data_args: DataArgu
 
 
 def lines_of(seen: Understanding) -> list[dict[str, str]]:
-    """What each column was taken for, for the folder of the run."""
+    """The role of each column, for the file in the run's folder."""
     return [{"column": line.name, "taken_as": line.role, "why": line.why} for line in (*seen.lines, *seen.targets)]
 
 
 def say(seen: Understanding, data_args: DataArguments):
-    """Prints what was understood."""
+    """Prints the decisions."""
     if int(os.environ.get("RANK", 0)):
         return
     which = "columns that are not named are" if columns_by_modality(data_args) else "each column is"

@@ -1,4 +1,4 @@
-"""The values of keys and flags: of which type they are and how large they may be, told in one line."""
+"""Checks the values of keys and flags: their types and ranges. Each error message is one line."""
 
 import datetime
 import math
@@ -11,7 +11,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from ..models.names import did_you_mean, shown
 
 
-# Of keys that are not among those below: steps so far away that they never come are used.
+# Ranges for keys that are not in `ranges`. They are wide: some users give a huge number of steps to mean "never".
 WHOLE_NUMBERS = (-(10**15), 10**15)
 NUMBERS = (-1e30, 1e30)
 KINDS = {
@@ -23,12 +23,12 @@ KINDS = {
 
 
 def option(default: Any, help: str, **metadata: Any) -> Any:
-    """The field of a key, or of a flag: its default, its help, and what else `ArgumentParser` reads of it."""
+    """The field of a key or flag: its default, its help, and other metadata for `ArgumentParser`."""
     return field(default=default, metadata={"help": help, **metadata})
 
 
 def check_least(values: Any, least: int, *names: str):
-    """Raises ValueError where one of these keys is below a number; None passes."""
+    """Raises ValueError if one of these keys is below a number. None is accepted."""
     for name in names:
         if getattr(values, name) is not None and not getattr(values, name) >= least:
             raise ValueError(f"{name} must be at least {least}, got {getattr(values, name)}.")
@@ -36,12 +36,12 @@ def check_least(values: Any, least: int, *names: str):
 
 @cache
 def ranges() -> dict[str, tuple[float, float]]:
-    """What the numbers of single keys may be. What else a key has to be is said where it is defined. (The import is
-    late, since it loads transformers, and `--help` needs no range.)"""
+    """The allowed ranges of numbers by key. Other conditions are checked where a key is defined. (The import is inside
+    the function, since it loads transformers, and `--help` needs no range.)"""
     from ..models.config_checks import MAX_IMAGES, MAX_LAYERS, MAX_WIDTH, SHARE
 
     return {
-        **dict.fromkeys(("seed", "split_seed"), (0, 2**32 - 1)),  # of numpy
+        **dict.fromkeys(("seed", "split_seed"), (0, 2**32 - 1)),  # the range of numpy
         **dict.fromkeys(("fusion_layers", "memory_layers"), (0, MAX_LAYERS)),
         **dict.fromkeys(("fusion_hidden_size", "fusion_heads", "num_latents", "projection_dim"), (1, MAX_WIDTH)),
         **dict.fromkeys(("image_size", "ctc_stride", "lora_rank"), (-math.inf, MAX_WIDTH)),
@@ -60,7 +60,7 @@ def truth(text: str) -> bool:
     """The value of a flag that is true or false.
 
     Raises:
-        ArgumentTypeError: the text is no word for either.
+        ArgumentTypeError: the text is no word for true or false.
     """
     for value, words in ((True, ("true", "yes", "t", "y", "1")), (False, ("false", "no", "f", "n", "0"))):
         if text.lower() in words:
@@ -69,10 +69,10 @@ def truth(text: str) -> bool:
 
 
 def whole_number(text: str, name: str = "") -> int:
-    """The whole number that a text spells, for the key of this name.
+    """The whole number in a text, for the key of this name.
 
     Raises:
-        ArgumentTypeError: it spells none, or one that is out of range.
+        ArgumentTypeError: the text is no whole number, or the number is out of range.
     """
     try:
         value = int(text)
@@ -84,10 +84,10 @@ def whole_number(text: str, name: str = "") -> int:
 
 
 def finite_number(text: str, name: str = "") -> float:
-    """The number that a text spells, for the key of this name.
+    """The number in a text, for the key of this name.
 
     Raises:
-        ArgumentTypeError: it spells none, NaN, or one that is out of range.
+        ArgumentTypeError: the text is no number or NaN, or the number is out of range.
     """
     value = number_of(text)
     if value is None:
@@ -96,7 +96,7 @@ def finite_number(text: str, name: str = "") -> float:
 
 
 def number_of(text: str) -> float | None:
-    """The finite number that a text spells; None for any other text."""
+    """The finite number in a text; None for any other text."""
     try:
         value = float(text)
     except ValueError:
@@ -105,10 +105,10 @@ def number_of(text: str) -> float | None:
 
 
 def in_range(value: Any, name: str, otherwise: tuple[float, float]) -> Any:
-    """A number, where the key of this name may have it.
+    """The number, if it is in the range of the key with this name.
 
     Raises:
-        ArgumentTypeError: it may not.
+        ArgumentTypeError: it is out of range.
     """
     from ..models.config_checks import check_number
 
@@ -120,21 +120,21 @@ def in_range(value: Any, name: str, otherwise: tuple[float, float]) -> Any:
 
 
 def check_range(name: str, value: float, low: float, high: float):
-    """Raises ValueError where a value is not between two others."""
+    """Raises ValueError if a value is not between two others."""
     if not low <= value <= high:
         raise ValueError(f"{name} must be between {low} and {high}, got {value}.")
 
 
 def checked_values(values: Mapping[str, Any], groups: Sequence[type], lenient: bool = False) -> dict[str, Any]:
-    """The values of a recipe, each of the type that its key has, or of one of those in the `forms` of its metadata.
+    """The values of a recipe, each converted to the type of its key, or to one of the `forms` in its metadata.
 
     Args:
-        values: by key, as YAML or JSON has them.
-        groups: dataclasses whose fields the keys are; other keys are left out.
-        lenient: a key without a value has its default.
+        values: by key, from YAML or JSON.
+        groups: dataclasses with the keys as fields; other keys are left out.
+        lenient: a key without a value gets its default.
 
     Raises:
-        ValueError: naming the key, what came and the type.
+        ValueError: names the key, the value and the type.
     """
     checked: dict[str, Any] = {}
     for group in groups:
@@ -159,7 +159,7 @@ def checked_values(values: Mapping[str, Any], groups: Sequence[type], lenient: b
                 more = {list: " In a recipe also a list: [vision].", dict: " In a recipe also by name."}
                 raise ValueError("".join([str(error), *(more[get_origin(form)] for form in forms)])) from None
             for one in value.values() if isinstance(value, dict) else [value]:
-                # argparse looks at the choices of flags alone, not at those of defaults.
+                # argparse checks the choices only for values of flags, not for defaults.
                 if choices and one not in choices:
                     raise ValueError(
                         f"{key.name} must be one of {choices}, got {shown(one)}.{did_you_mean(one, choices)}"
@@ -168,11 +168,12 @@ def checked_values(values: Mapping[str, Any], groups: Sequence[type], lenient: b
 
 
 def checked_value(name: str, hint: Any, value: Any) -> Any:
-    """A value as its key's type has it: a whole number where a number is meant is one, a text that spells a number
-    (`1e-3` to YAML) is that number, a number where a text is meant its spelling, and a single value a list of one.
+    """A value, converted to the type of its key. A whole number is accepted as a float, and a text with a number (YAML
+    reads `1e-3` as a text) as that number. A number becomes a text if the key needs a text, and a single value becomes
+    a list if the key needs a list.
 
     Raises:
-        ValueError: it is of another type.
+        ValueError: it has another type.
     """
     kinds = [kind for kind in get_args(hint) if kind is not type(None)] if get_origin(hint) not in (list, dict) else []
     kind = kinds[0] if kinds else hint
@@ -194,7 +195,7 @@ def checked_value(name: str, hint: Any, value: Any) -> Any:
 def checked_one(name: str, kind: type, value: Any, which: str = "") -> Any:
     """A single value; see `checked_value`."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if kind is object:  # what it is meant for says what it may be
+    if kind is object:  # the code that uses the value checks it
         number = number_of(value) if isinstance(value, str) else None
         return value if number is None else number
     try:
@@ -208,9 +209,9 @@ def checked_one(name: str, kind: type, value: Any, which: str = "") -> Any:
             return finite_number(str(value), name)
     except ArgumentTypeError as error:
         raise ValueError(str(error) if str(error).startswith(name) else f"{which}{name}: {error}") from None
-    except ValueError:  # a whole number of thousands of digits
+    except ValueError:  # a whole number with thousands of digits
         pass
     hint = ""
     if kind is str and isinstance(value, (bool, datetime.date)):
-        hint = " (YAML reads yes, no, on, off and dates so: write a text in quotes)"
+        hint = " (YAML reads yes, no, on, off and dates as such values: write a text in quotes)"
     raise ValueError(f"{which}{name} must be {KINDS[kind]}, got {type(value).__name__} {shown(value)}{hint}.")

@@ -232,7 +232,7 @@ def test_words_when_a_line_does_as_well():
         assert not is_beaten(found)
         words = verdict([found])
         assert ("NOT beyond" if found is close else "does NOT beat") in words
-        assert "a straight line" in words
+        assert "a linear model" in words
         assert f"{found['value']:.4f}" in words
         assert "--fusion linear" in words.rpartition("To try")[2]
     assert close["beaten"]  # by a row, and that is within the interval

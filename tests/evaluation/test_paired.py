@@ -130,7 +130,7 @@ def test_words():
     said = words(12.0, 10.5, 0.5, 2.5, "rmse")
     assert said.startswith("B (two) is better than A (one) by 1.5000 of rmse")
     said = words(0.9, 0.89, -0.02, 0.04)
-    assert said.startswith("No difference can be told")
+    assert said.startswith("No clear difference between A (one) and B (two)")
     assert "contains 0" in said
     assert "rough" not in said
     assert "rough" in words(0.9, 0.85, 0.02, 0.08, groups=6)

@@ -520,7 +520,7 @@ REFUSED = [
     ("motions", {"streaming": True}, ["series_column", "streaming"]),
     ("motions", {"gradient_modulation": 0.5}, ["MMFusionForClassification", "['series']"]),
     ("motions", {"gradient_modulation": -1}, ["gradient_modulation", "0, got -1"]),
-    ("motions", {"gradient_modulation": 0.5, "torch_compile": True}, ["gradient_modulation is for"]),
+    ("motions", {"gradient_modulation": 0.5, "torch_compile": True}, ["gradient_modulation", "torch_compile", "True"]),
     ("reviews", {"table_columns": ["size"], "category_columns": None}, ["'size'", "table_columns"]),
     ("reviews", {"table_columns": ["age", "age"], "category_columns": None}, ["table_columns", "twice"]),
     ("reviews", {"table_columns": ["department"], "category_columns": None}, ["table_columns", "['department']"]),

@@ -147,7 +147,7 @@ def test_a_run_of_before_goes_on_as_it_began(tmp_path, monkeypatch, capsys):
     assert (before["classes"], "cells" in before) == (["1", "2", "3"], False)
     assert list(MMFusionProcessor.from_pretrained(tmp_path / "run").table_schema.numerical) == ["age", "code"]
     start(data, tmp_path / "run", "--max_steps", 4, "--allow_changes", "true")
-    assert "taken up from" in capsys.readouterr().out
+    assert "resumed from" in capsys.readouterr().out
     assert json.loads((tmp_path / "run/rows.json").read_text()) == before
     call(evaluate.main, "--bootstrap_samples", 10, "--model", tmp_path / "run")
     report = json.loads((tmp_path / "run/evaluation/evaluation.json").read_text())

@@ -626,7 +626,7 @@ def test_two_processes_take_the_same_state(script, tmp_path):
     again.finish()
     assert f"{name} is damaged" in again.text()
     assert again.text().count("kept as damaged-checkpoint-6") == 1
-    assert f"taken up from {folder / 'checkpoint-3'}" in again.text()
+    assert f"resumed from {folder / 'checkpoint-3'}" in again.text()
     assert content(folder / "damaged-checkpoint-6") == damaged
     assert weights(folder) == ended
     for state in folder.glob("checkpoint-*"):

@@ -55,7 +55,7 @@ CPU = (
 FROM_WORKER = (
     "Caught ValueError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  File…\n"
 )
-MEMORY, LOADER, FILE = "memory does not do", "--dataloader_num_workers", "a file is damaged"
+MEMORY, LOADER, FILE = "not enough memory", "--dataloader_num_workers", "a file is damaged"
 PanicException = type("PanicException", (BaseException,), {})  # as that of a library in Rust
 NO_THREADS = 'ThreadPoolBuildError { kind: IOError(Os { code: 11, message: "Resource temporarily unavailable" }) }'
 # By name: the error, and what stands in its line; None: a traceback.
@@ -308,7 +308,7 @@ def test_both_scripts_are_stopped(script, number, folder):
         assert re.search(r"run/checkpoint-\d+", line)
         assert not (folder / "run" / LOCK).exists()
         process = start(script, folder, *words)  # and it does go on
-        wait_for(process, lambda: f"taken up from {line.split(' from ')[1][:-1]}" in (folder / "log.txt").read_text())
+        wait_for(process, lambda: f"resumed from {line.split(' from ')[1][:-1]}" in (folder / "log.txt").read_text())
     finally:
         process.kill()
 
@@ -334,7 +334,7 @@ def test_a_low_address_space(script, folder):
         try:
             status = process.wait(timeout=300)
             if status == 1:
-                assert "memory does not do" in ended_in_one_line(process, folder, "error: ")
+                assert "not enough memory" in ended_in_one_line(process, folder, "error: ")
             ends.add(status)
         finally:
             process.kill()

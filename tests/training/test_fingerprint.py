@@ -528,7 +528,7 @@ def test_a_run_goes_on_with_the_data_that_it_was_begun_with(stopped, capsys):
     # Another number of rows is refused in any case.
     table.write_text("\n".join(lines[:-9]) + "\n")
     message = refused("--allow_changes", "data")
-    assert "was begun on" in message
+    assert "was started with" in message
     assert files_in(stopped / "run") == before
 
     # Touched files are no other data; what is allowed goes on, and is what the run is about from then on.
@@ -538,7 +538,7 @@ def test_a_run_goes_on_with_the_data_that_it_was_begun_with(stopped, capsys):
     capsys.readouterr()
     call(train.main, "recipe.yaml", "--allow_changes", "data")
     said = capsys.readouterr().out
-    assert "taken up from run/checkpoint-3" in said
+    assert "resumed from run/checkpoint-3" in said
     assert said.count("column 'photo' were touched") == 3
     assert "(train: column 'text')" in said
     assert read_rows_of(stopped / "run")["fingerprint"] != kept["fingerprint"]
@@ -573,7 +573,7 @@ def test_a_run_of_before_goes_on_and_keeps_its_rows_from_then_on(stopped, capsys
     (stopped / "run/recipe.json").write_text(json.dumps(recipe))
     assert "dataset ('rows/rows.csv', now 'rows/photos')" in refused("--dataset", "rows/photos")
     call(train.main, "recipe.yaml")
-    assert "taken up from run/checkpoint-3" in capsys.readouterr().out
+    assert "resumed from run/checkpoint-3" in capsys.readouterr().out
     assert json.loads(file.read_text()) == {**rows, "fingerprint": kept}
     assert json.loads((stopped / "run/recipe.json").read_text()) == {**recipe, "working_dir": ".."}
 

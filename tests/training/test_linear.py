@@ -147,7 +147,7 @@ def test_the_last_line_says_that_a_line_is_better(answered):
     assert entry["paired"]["b"] == pytest.approx(found["floors"]["linear"], abs=1e-6)
     assert entry["paired"]["low"] < entry["paired"]["difference"] < entry["paired"]["high"] < 0
     words = found["verdict"]
-    assert "a straight line" in words.partition("NOT")[2]
+    assert "a linear model" in words.partition("NOT")[2]
     assert "--fusion linear" in words.partition("To try")[2]
     card = (answered / "README.md").read_text()
     assert f"**{words}**" in card

@@ -196,11 +196,11 @@ def test_flags_are_read_as_values_are(parse):
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        ("seed: 1\nfusion: sum\nseed: 2\n", ("'seed' stands twice, in line 1 and line 3",)),
-        ("seed: 1\n'seed': 2\n", ("'seed' stands twice, in line 1 and line 2",)),
+        ("seed: 1\nfusion: sum\nseed: 2\n", ("'seed' is given twice, in line 1 and line 3",)),
+        ("seed: 1\n'seed': 2\n", ("'seed' is given twice, in line 1 and line 2",)),
         (
             "modality_dropout:\n  text: 0.1\n  vision: 0.2\n  text: 0.3\n",
-            ("'text' stands twice, in line 2 and line 4",),
+            ("'text' is given twice, in line 2 and line 4",),
         ),
         ("max_steps: 1e3\n", ("max_steps", "'1e3'", "write 1000")),
         ("max_steps: 1000.0\n", ("max_steps", "'1000.0'", "write 1000")),
@@ -234,7 +234,7 @@ def test_flags_are_read_as_values_are(parse):
         ("seed: 1\n---\nseed: 2\n", ("line 2", "document")),
         ("? [a]\n: 1\n", ("line 1", "unhashable")),
         ("seed: !!python/object/apply:os.getcwd []\n", ("line 1", "python/object")),
-        ("", ("needed are lines of `key: value`, got nothing",)),
+        ("", ("a recipe has lines of `key: value`, got nothing",)),
         ("# seed: 1\n", ("got nothing",)),
         ("- seed\n", ("got list",)),
         ("seed\n", ("got str",)),

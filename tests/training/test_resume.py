@@ -64,7 +64,7 @@ def test_train_killed_torn_full_and_started_again(encoders, few_rows, tmp_path, 
     full = Run(["bash", "-c", 'ulimit -f 20000; exec "$@"', "bash", *words], folder, "full")
     assert full.process.wait() == 1
     assert f"{torn.name} is skipped: model.safetensors has 1000 bytes" in full.text()
-    assert f"taken up from {good}" in full.text()
+    assert f"resumed from {good}" in full.text()
     (error,) = [line for line in full.text().splitlines() if line.startswith("error:")]
     assert error.startswith(f"error: {torn.name} could not be written")
     assert error.endswith(f"The last complete one is {good}.")
@@ -73,7 +73,7 @@ def test_train_killed_torn_full_and_started_again(encoders, few_rows, tmp_path, 
 
     room = Run(words, folder, "room")
     room.finish()
-    assert f"taken up from {good}" in room.text()
+    assert f"resumed from {good}" in room.text()
     ended_alike(tmp_path)
 
     # The same command once more has nothing to do; another recipe is refused, key by key; some keys may change.
@@ -97,7 +97,7 @@ def test_finetune_killed_and_started_again(encoders, few_rows, tmp_path):
     words = started("finetune.py", encoders, few_rows, tmp_path, "killed")
     ((_, met),) = survive(words, tmp_path / "killed", [Kill("writing", 0.02)])
     assert met == "writing checkpoint-6"
-    assert "taken up from" in (tmp_path / "killed.1.log").read_text()
+    assert "resumed from" in (tmp_path / "killed.1.log").read_text()
     ended_alike(tmp_path)
 
 

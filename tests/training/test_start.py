@@ -228,7 +228,7 @@ def test_numbers_go_on_in_their_unit(table, other_shop, tmp_path):
     assert job.model.config.label_mean[0] > 50 * config.label_mean[0]
     old = class_of(config, table).from_pretrained(table)
     torch.testing.assert_close(answers(job.model, job), answers(old, job), rtol=1e-3, atol=1e-2)
-    assert "table: means, deviations and categories from table" in job.start.lines
+    assert "table: means, standard deviations and categories from table" in job.start.lines
     assert job.processor.table_schema == MMFusionProcessor.from_pretrained(table).table_schema
 
     job = prepared(other_shop, tmp_path / "other", **columns, label_column="height")
@@ -274,7 +274,7 @@ def test_several_tasks(things, other_shop, tmp_path):
     two = saved(job, tmp_path / "two")
     rows = len(job.splits["train"])
     assert job.start.lines[-2:] == [
-        f"head of price: fresh, fitted to {rows} training rows as a linear model, before all of it trains",
+        f"head of price: fresh, fitted to {rows} training rows as a linear model before the training",
         "head of thing: 3 of 5 labels from things (cup, hat, pen); fresh: car, cat; of things not used: box",
     ]
     back = prepared(other_shop, tmp_path / "one", **PICTURES, label_column="price", init_from=two)

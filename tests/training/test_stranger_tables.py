@@ -81,7 +81,7 @@ def test_a_german_file_is_trained_resumed_measured_and_predicted(tmp_path, capsy
     # It goes on, and reads its rows again, as it began.
     before = json.loads((run / "rows.json").read_text())
     start(data, run, "Kaltmiete", "--table_columns", *GERMAN, "--max_steps", 4, "--allow_changes", "true")
-    assert "taken up from" in capsys.readouterr().out
+    assert "resumed from" in capsys.readouterr().out
     assert json.loads((run / "rows.json").read_text()) == before
     assert measured(run)["rows"]["bad"] == 0
     # One row answers alike however it is written: as in the file, as one with points, alone, and as raw strings.
@@ -196,7 +196,7 @@ def test_a_run_of_before_dates_were_read_goes_on_as_it_began(tmp_path, monkeypat
     schema = MMFusionProcessor.from_pretrained(tmp_path / "run").table_schema
     assert (list(schema.categorical), schema.dates) == (["listed"], {})
     start(*arguments, "--max_steps", 4, "--allow_changes", "true")
-    assert "taken up from" in capsys.readouterr().out
+    assert "resumed from" in capsys.readouterr().out
     assert json.loads((tmp_path / "run/rows.json").read_text()) == before
     assert measured(tmp_path / "run")["rows"]["bad"] == 0
     # Begun anew it reads dates.

@@ -1,5 +1,4 @@
-"""What `mm_hf evaluate --backend onnx` measures: an export in the place of the model that it was made of, and beside
-it what that model says of the same rows."""
+"""`mm_hf evaluate --backend onnx`: measures an export, and compares it with its checkpoint on the same rows."""
 
 import json
 import os
@@ -26,23 +25,24 @@ from ...training.run_report import short_name
 from .outcomes import outcomes_of
 
 
-EVALUATION = "evaluation"  # the folder of what torch was measured with
+EVALUATION = "evaluation"  # the folder of the evaluation with torch
 
 
 def open_measured(args: EvaluateArguments) -> tuple[Model, EvaluateArguments]:
-    """Opens the export that is to be measured, and gives the arguments with the folder of its report, which is not
-    that of the model's own.
+    """Opens the export to measure. Returns it, and the arguments with the folder of its report. The report of the
+    checkpoint has another folder.
 
     Raises:
-        OSError, ValueError: there is no such export, or it is not what the folder's own `runtime.py` would run; the
-            model searches; or its report would replace that of the model.
+        OSError, ValueError: there is no such export, or the folder's own `runtime.py` would not run it; the model is a
+            retrieval model; or the report would replace the report of the checkpoint.
     """
     config = config_of(args.model)
     task = task_of_class((config.architectures or [""])[0])
     if task is not None and not task.needs_labels:
         raise ValueError(
-            f"{args.model} searches: `mm_hf search evaluate --model {args.model}` measures it, with torch alone. Its "
-            "export gives embeddings, and the tests of mm_hf compare them with torch's."
+            f"{args.model} is a retrieval model, and --backend onnx does not measure those: use `mm_hf search "
+            f"evaluate --model {args.model}`, which runs torch. The tests of mm_hf compare the embeddings of exports "
+            "with torch's."
         )
     folder = Path(args.export_folder or usual_folder(args.model))
     manifest = read_manifest(folder, args.model)
@@ -50,18 +50,21 @@ def open_measured(args: EvaluateArguments) -> tuple[Model, EvaluateArguments]:
     beside = Path(args.model) if os.path.isdir(args.model) else Path("runs", Path(args.model).name)
     output = Path(args.output_dir or beside / f"{EVALUATION}-{folder.resolve().name}")
     if output.resolve() == (beside / EVALUATION).resolve():
-        raise ValueError(f"--output_dir {output} is where the figures of torch lie: name another folder.")
+        raise ValueError(f"--output_dir {output} holds the figures of torch: name another folder.")
     return open_export(folder, torch.get_num_threads()), replace(args, output_dir=str(output))
 
 
 def check_same_model(exported: Model, run: Evaluator):
-    """Refuses an export of another model, and what cannot be measured.
+    """Refuses an export of another model, and an export that cannot be measured.
 
     Raises:
-        ValueError: naming what differs.
+        ValueError: with the differences.
     """
     if run.world_size > 1:
-        raise ValueError("--backend onnx runs in one process, with threads of its own: without accelerate launch.")
+        raise ValueError(
+            f"--backend onnx runs in one process with several threads, got {run.world_size} processes: leave "
+            "accelerate launch out."
+        )
     model: Any = run.model
     try:
         answers = json.loads(json.dumps(answering_of(model, {})[0]))
@@ -78,7 +81,10 @@ def check_same_model(exported: Model, run: Evaluator):
         "modalities": {each["name"]: each["places"] for each in exported.modalities},
     }
     if differing := [key for key, value in expected.items() if said.get(key) != value]:
-        raise ValueError(f"{exported.folder} is no export of this model: they differ in {', '.join(differing)}.")
+        raise ValueError(
+            f"{exported.folder} is not an export of {type(model).__name__} with these settings: they differ in "
+            f"{', '.join(differing)}. Export the checkpoint again."
+        )
 
 
 def beside_torch(
@@ -89,18 +95,18 @@ def beside_torch(
     predictions: tuple[Predictions, Predictions],
     units: tuple[str, Sequence],
 ) -> dict[str, dict[str, Any]]:
-    """By column of labels how the answers of an export and those of the model, to the same rows, go together.
+    """Compares the answers of an export with the answers of its model to the same rows, by label column.
 
     Args:
-        name: of the part.
+        name: name of the part.
         predictions: of the export and of the model; texts are tokens.
         units: see `write_evaluation`.
 
     Returns:
-        of each `name`, `export`, `int8`, `versions`; `same_answers`, the share of rows with the same best answer (of
-        several labels: with the same ones); None of numbers; `largest_difference` of the numbers that come out of the
-        model, None of texts; `torch`, see `compare_outcomes`: A is the export and B the model; and `report_of_run`,
-        see `figures_of_run`.
+        for each label column: `name`, `export`, `int8`, `versions`; `same_answers`, the share of rows with the same
+        best answer (for several labels: with the same labels), None for numbers; `largest_difference` between the
+        outputs of both, None for texts; `torch`, see `compare_outcomes`, where A is the export and B the model; and
+        `report_of_run`, see `figures_of_run`.
     """
     part = run.splits[name]
     numbers = part[SOURCE_ROW][:] if SOURCE_ROW in part.column_names else list(range(len(part)))
@@ -140,15 +146,15 @@ def beside_torch(
 
 
 def figures_of_run(model: str, column: str | None, name: str) -> dict[str, Any] | None:
-    """The metrics that the run itself has kept of a part, by torch: of `mm_hf evaluate`, else of the end of training;
-    None where there are none, or they cannot be read.
+    """The metrics of a part that the run has stored, computed with torch: by `mm_hf evaluate`, else at the end of
+    training. None if there are none, or if they cannot be read.
 
     Args:
-        column: of the task, where the model has several.
-        name: of the part.
+        column: label column of the task, if the model has several tasks.
+        name: name of the part.
 
     Returns:
-        `metrics` by name, `rows` (None: nobody says), and the `file`.
+        `metrics` by name, `rows` (None: not known), and the `file`.
     """
     folder = Path(model)
     evaluation = folder / EVALUATION / ("" if column is None else re.sub(r"[^\w-]", "_", column)) / "evaluation.json"
@@ -168,7 +174,7 @@ def figures_of_run(model: str, column: str | None, name: str) -> dict[str, Any] 
 
 
 def lines_beside(beside: dict[str, Any], unit: str) -> str:
-    """What `beside_torch` gives of a task, for the terminal."""
+    """The result of `beside_torch` for one task, for the terminal."""
     compared, reported = beside["torch"], beside["report_of_run"]
     lines = ["", "A: onnx, B: torch, on the same rows", paired_table(compared, unit), agreement(beside)]
     if reported is not None:
@@ -182,13 +188,13 @@ def agreement(beside: dict[str, Any]) -> str:
     """How far answers and numbers agree, as a sentence."""
     said = []
     if beside["same_answers"] is not None:
-        said.append(f"the same answer as torch to {100 * beside['same_answers']:.2f} % of the rows")
+        said.append(f"the same answer as torch for {100 * beside['same_answers']:.2f} % of the rows")
     if beside["largest_difference"] is not None:
-        said.append(f"numbers off by {beside['largest_difference']:.2g} at most")
+        said.append(f"outputs differ by at most {beside['largest_difference']:.2g}")
     return "; ".join(said)
 
 
 def backend_fact(beside: dict[str, Any]) -> str:
-    """What answered, for the top of the page."""
+    """The backend that answered, for the top of the page."""
     bits = ", 8 bits" if beside["int8"] else ""
     return f"onnx ({short_name(beside['export'])}{bits}): {agreement(beside)}. {beside['torch']['verdict']}"

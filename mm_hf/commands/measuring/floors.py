@@ -1,4 +1,4 @@
-"""What the score of an evaluation is held against: answers that look at no row, or at pictures alone."""
+"""The floors (baselines) of an evaluation: answers that use no input, or only the pictures."""
 
 import torch
 from accelerate.utils import send_to_device
@@ -14,8 +14,8 @@ from ...training.evaluator import Evaluator
 def constant_floors(
     task: Task, labels: torch.Tensor, learned: torch.Tensor | None, outputs: int
 ) -> dict[str, tuple[torch.Tensor, dict[str, str]]]:
-    """By name the best answers that look at no row, for each row, and where they are from; of several which metric
-    each is the best for."""
+    """The best constant answers by name, repeated for each row, with notes: where they come from, and, if there are
+    several, the metric for which each is the best."""
     usable = learned is not None and bool(task.has_label(learned).any())
     known = learned if learned is not None and usable else labels
     source = "train" if usable else "the evaluated rows"
@@ -30,8 +30,8 @@ def constant_floors(
 
 
 def nearest_pictures(run: Evaluator, rows: Rows) -> torch.Tensor:
-    """For each row the training row whose picture is the nearest, `(N,)`: by the cosine of what the model's own vision
-    encoder gives, each level of it averaged over its places."""
+    """For each row, the number of the training row with the nearest picture, `(N,)`. The distance is the cosine of the
+    features of the model's own vision encoder; each level is averaged over its positions."""
 
     def features(rows: Rows, title: str) -> torch.Tensor:
         batch_size = run.batch_size
@@ -52,7 +52,7 @@ def nearest_pictures(run: Evaluator, rows: Rows) -> torch.Tensor:
 
 
 def picture_keys(run: Evaluator, rows: Rows) -> list[tuple | None]:
-    """What tells the pictures of the rows apart; None where a row has none."""
+    """A key for the pictures of each row: rows with the same pictures have the same key. None without pictures."""
     keys: list[tuple | None] = []
     for row in rows:
         key = tuple(run.collator.item_keys(row, Vision.name))

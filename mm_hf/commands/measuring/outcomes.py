@@ -1,4 +1,4 @@
-"""What a run answers, task by task, as two models are compared by it."""
+"""The answers of a run, by task, in the form in which two models are compared."""
 
 from ...evaluation import Predictions
 from ...evaluation.outcomes import Outcome
@@ -6,7 +6,7 @@ from ...training.evaluator import Evaluator
 
 
 def outcomes_of(run: Evaluator, predictions: Predictions) -> dict[str, Outcome]:
-    """By column of labels what a run answers."""
+    """The answers of a run, by label column."""
     outcomes = {}
     for alone in run.alone():
         values = [

@@ -1,1 +1,1 @@
-"""What `mm_hf predict` is made of: the rows it reads, what it says of them, and the file it writes."""
+"""The parts of `mm_hf predict`: the rows that it reads, its answers, and the file that it writes."""

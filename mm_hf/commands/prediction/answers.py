@@ -1,4 +1,4 @@
-"""What a model says of a row, as columns of a file: one set of them a task."""
+"""The answers of a model as columns of a file: one set of columns per task."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,35 +11,34 @@ from ...tasks import Task
 from ...tasks.columns import NUMBER, short
 
 
-ERROR = "error"  # the column that says why a row has no prediction
-NO_ANSWER = "(no answer)"  # what is counted where a model abstains
+ERROR = "error"  # the column with the reason why a row has no prediction
+NO_ANSWER = "(no answer)"  # counted where a model abstains
 
 
 @dataclass
 class Answer:
-    """How one task says what it predicts: see `Task.columns`.
+    """How one task writes its predictions: see `Task.columns`.
 
     | task | columns |
     |---|---|
-    | one label | `prediction`, `probability`; of the next best ones `prediction_2`, `probability_2`… |
-    | several labels | `prediction`, the list of those above one half, and the probability of each |
-    | regression | `prediction`, a number in the unit of the labels; of several `prediction_1`… |
+    | one label | `prediction`, `probability`; for the next best classes `prediction_2`, `probability_2`… |
+    | several labels | `prediction`, the list of labels above one half, and the probability of each label |
+    | regression | `prediction`, a number in the unit of the labels; for several numbers `prediction_1`… |
     | a text | `prediction` |
 
-    The probability of each class is in `probability_of_<class>`. With `coverage` come the columns of
-    `Task.set_columns`, with `costs` `expected_cost`; where the row is better left without an answer, `prediction` is
-    empty, and its probability is not.
+    The probability of each class is in `probability_of_<class>`. `coverage` adds the columns of `Task.set_columns`,
+    `costs` adds `expected_cost`. If the model abstains, `prediction` is empty, but its probability is written.
 
     Args:
-        column: of its labels; empty where there is but one task.
-        task: what is asked.
-        outputs: of the model.
-        prefix: of the columns.
-        top_k: how many of the best classes.
-        every: the probability of every class.
-        coverage: of sets and intervals; None: none are given.
-        abstain_below: the probability below which one of several classes is not given.
-        costs: by which it is chosen in place of its probability.
+        column: label column of the task; empty if there is only one task.
+        task: the task.
+        outputs: number of outputs of the model.
+        prefix: prefix of the column names.
+        top_k: number of best classes.
+        every: whether to write the probability of every class.
+        coverage: of sets and intervals; None: no sets and intervals.
+        abstain_below: the probability below which the model gives none of several classes.
+        costs: costs of answers; if given, they choose the answer instead of the probability.
     """
 
     column: str
@@ -67,7 +66,7 @@ class Answer:
         return {self.prefix + name: kind for name, kind in columns.items()}
 
     def rows(self, said: Any) -> tuple[list[list[Any]], list[bool]]:
-        """Of each row the values of the columns, and whether they are finite.
+        """The values of the columns for each row, and whether the outputs of the model are finite.
 
         Args:
             said: `(B, C)` logits, or the texts.
@@ -82,7 +81,7 @@ class Answer:
         return rows if self.costs is None else self.cheapest(said, rows, self.costs), good
 
     def cheapest(self, said: torch.Tensor, rows: list[list[Any]], costs: Costs) -> list[list[Any]]:
-        """The rows with the answers of least expected cost, their probabilities, and that cost."""
+        """The rows with the answer of the lowest expected cost, its probability, and its cost."""
         chances: Any = self.task.chances(said)
         answers, abstains, expected = costs.decide(chances)
         columns = [name.removeprefix(self.prefix) for name in self.types]
@@ -96,20 +95,21 @@ class Answer:
 
 
 class Summary:
-    """What was predicted, counted: it grows with the classes and not with the rows. `kept` is what `state` gave."""
+    """Counts of the predictions. Its size depends on the number of classes, not of rows. `kept` is an earlier
+    `state`."""
 
     def __init__(self, answers: list[Answer], kept: dict[str, Any] | None = None):
         self.answers = answers
         self.state: dict[str, Any] = kept or {answer.prefix: {} for answer in answers}
 
     def add(self, answer: Answer, row: list[Any]):
-        """Takes in the values of one row, as `Answer.rows` has them."""
-        count = len(answer.task.columns(answer.outputs, answer.top_k, answer.every))  # the first ones are the task's
+        """Counts the values of one row, as `Answer.rows` gives them."""
+        count = len(answer.task.columns(answer.outputs, answer.top_k, answer.every))  # the task's columns come first
         row = [NO_ANSWER if row[0] is None else row[0], *row[1:count]]
         answer.task.count(self.state[answer.prefix], row)
 
     def lines(self) -> list[str]:
-        """It in words."""
+        """The counts in words."""
         lines = []
         for answer in self.answers:
             counts, title = self.state[answer.prefix], f"{answer.column}: " if answer.column else ""
@@ -118,7 +118,7 @@ class Summary:
 
 
 def reasons_of(entries: list[dict[str, Any]]) -> dict[int, str]:
-    """By number of the row why it is bad, from the entries of `BadRowError`."""
+    """The reasons why rows are bad, by row number, from the entries of `BadRowError`."""
     reasons: dict[int, str] = {}
     for entry in entries:
         file = "" if entry["file"] is None else f", file {entry['file']!r}"
@@ -128,7 +128,7 @@ def reasons_of(entries: list[dict[str, Any]]) -> dict[int, str]:
 
 
 def without_input(batch: dict[str, Any]) -> list[bool]:
-    """Of each row of a batch whether the model has nothing of it to look at."""
+    """For each row of a batch, whether it has no input for the model."""
     indices = [values for name, values in batch.items() if name.endswith("_index")]
     filled = [values.reshape(len(values), -1).ge(0).any(1) for values in indices]
     return (~torch.stack(filled).any(0)).tolist()

@@ -1,4 +1,4 @@
-"""What `mm_hf predict` is asked: the command line, the checkpoint, and the columns that the model reads."""
+"""The arguments of `mm_hf predict`: the command line, the checkpoint, and the columns that the model reads."""
 
 import os
 from pathlib import Path
@@ -26,10 +26,10 @@ from .sources import NO_COLUMN
 
 
 def parse_arguments(description: str) -> tuple[str, str, Any, Any]:
-    """Reads the command line, and the columns that it leaves out from the checkpoint's recipe.json.
+    """Reads the command line. Columns that it does not name come from the checkpoint's recipe.json.
 
     Args:
-        description: of the verb, for its help.
+        description: of the command, for its help.
 
     Returns:
         the checkpoint, the rows, and both groups of arguments.
@@ -40,14 +40,17 @@ def parse_arguments(description: str) -> tuple[str, str, Any, Any]:
         data_args.data_root = data_root_beside(others.run, others.rows)
     args.output = others.output
     if os.path.realpath(args.output) == os.path.realpath(others.rows):
-        parser.error(f"--output {args.output} is the file of the rows: name another one.")
+        parser.error(f"--output {args.output} is the file of the rows: name another file.")
     return others.run, others.rows, args, data_args
 
 
 def parse_with_recipe(parser: ArgumentParser, words: list[str] | None = None) -> tuple[Any, Any, Any]:
-    """Reads the command line, or `words` in its place, of a verb whose first word is a checkpoint; columns that it
-    leaves out are those of the checkpoint's recipe.json. Gives both groups of arguments, and the words before the
-    flags."""
+    """Reads the command line, or `words` instead, of a command that takes a checkpoint as its first word. Columns that
+    are not named come from the checkpoint's recipe.json.
+
+    Returns:
+        both groups of arguments, and the words before the flags.
+    """
     import_named(parser, words)
     parsed = parser.parse_known_args(words)[0]
     file = Path(parsed.run) / "recipe.json"
@@ -67,23 +70,23 @@ def parse_with_recipe(parser: ArgumentParser, words: list[str] | None = None) ->
 
 
 def load_config(run: str, searches: bool = False) -> tuple[MMFusionConfig, type[MMFusionPreTrainedModel]]:
-    """The checkpoint's config, and its head; with `searches` also one that compares and predicts nothing.
+    """The config of a checkpoint, and its model class. With `searches`, retrieval models are allowed too.
 
     Raises:
-        OSError, ValueError: there is none, or it is one that predicts nothing.
+        OSError, ValueError: there is no checkpoint, or its model predicts nothing.
     """
     check_checkpoint(run)
     if os.path.isdir(run) and not (Path(run) / "config.json").is_file():
         parent = Path(run).resolve().parent
         way = f" The run is {parent}." if (parent / "config.json").is_file() else ""
-        raise OSError(f"{run} holds no checkpoint of a model: it has no config.json.{way}")
+        raise OSError(f"{run} is not the checkpoint of a model: it has no config.json.{way}")
     config = config_of(run)
     heads = {head.__name__: head for head in HEADS.values()}
     architecture = (config.architectures or [config.model_type])[0]
     if not isinstance(config, MMFusionConfig) or architecture not in heads:
-        raise ValueError(f"{run} is a checkpoint of {architecture}; predict takes {', '.join(heads)}.")
+        raise ValueError(f"{run} is a checkpoint of {architecture}; allowed are {', '.join(heads)}.")
     if heads[architecture] is HEADS[RETRIEVAL] and not searches:
-        raise ValueError(f"{run} searches, and predicts nothing of a row: `mm_hf search` is for it.")
+        raise ValueError(f"{run} is a retrieval model, and predicts no answers for rows: use `mm_hf search`.")
     return config, heads[architecture]
 
 
@@ -91,7 +94,7 @@ def columns_of(run: str, data_args: Any, config: MMFusionConfig, processor: MMFu
     """The columns that the model reads.
 
     Raises:
-        ValueError: naming those that are not known, or that the checkpoint has no use for.
+        ValueError: with the columns that are missing, unknown, or not used by the checkpoint.
     """
     schema = processor.table_schema
     others = dict.fromkeys(("image_id_column", "label_column", "kind_column"))
@@ -100,47 +103,49 @@ def columns_of(run: str, data_args: Any, config: MMFusionConfig, processor: MMFu
         asked.table_columns = schema.columns
     if missing := missing_columns(asked, config.modalities):
         raise ValueError(
-            f"Needed: {', '.join(missing)}. {run} has no recipe.json that names them (a modality that the rows do not "
-            'have: "").'
+            f"Required: {', '.join(missing)}. {run} has no recipe.json that names these columns. For a modality that "
+            'the rows do not have, give "".'
         )
     named = columns_by_modality(asked)
     for name, given in named.items():
         if name not in config.modalities:
-            raise ValueError(f"{key_in_use(asked, name)} is {given}, but {run} has {config.modalities} alone.")
+            raise ValueError(
+                f"{key_in_use(asked, name)} is {given}, but {run} reads only {config.modalities}: leave it out."
+            )
     if not named:
-        raise ValueError(f"No column is left of which {run} could say anything: it reads {config.modalities}.")
+        raise ValueError(f"No column is left for {run}, which reads {config.modalities}: name at least one column.")
     for name in named:
         if modality_of(name).several_places and not modality_of(name).extra:
             fill_places(run, asked, name, config, modality_of(name).places_of_item(processor))
     table = [column for column in asked.table_columns or [] if column]
     if schema is not None and (unknown := [column for column in table if column not in schema.columns]):
         meant = did_you_mean(unknown[0], schema.columns)
-        raise ValueError(f"table_columns names {unknown}, but the table of {run} has {schema.columns}.{meant}")
+        raise ValueError(f"table_columns names {unknown}, but the table of {run} has only {schema.columns}.{meant}")
     return columns_in_use(asked)
 
 
 def fill_places(run: str, asked: Any, name: str, config: MMFusionConfig, of_item: int = 1):
-    """Gives each place of a modality that no column fills a name; `of_item` are the places that one item takes.
+    """Names each place of a modality that has no column. `of_item` is the number of places that one item takes.
 
     Raises:
-        ValueError: more or fewer columns than the model has places. Beside a column of videos, their frames take
-            those that are left.
+        ValueError: there are more or fewer columns than the model has places. If there is a column of videos, their
+            frames take the remaining places.
     """
     key, *others = short_keys(name)
-    # A config knows the places of others than pictures once the model's half of this is there.
+    # Some configs know only the places of pictures.
     known = getattr(config, "places_of", lambda _: config.num_images)
     given, places = listed(getattr(asked, key, None)), known(name) // of_item
     frames = any(getattr(asked, other) for other in others)
     beside = getattr(config, "num_frames", None) if frames else None
-    if isinstance(beside, int):  # else nobody knows how many of the places are frames
+    if isinstance(beside, int):  # otherwise it is unknown how many of the places are frames
         places, frames = places - beside, False
         given = given if any(given) else [""] * places
     elif not any(given):
         return
     if len(given) != places and not (frames and len(given) < places):
         raise ValueError(
-            f"{key} names {len(given)} columns, but {run} looks at {places} {modality_of(name).argument} a row: name "
-            'one for each, in their order ("" for one that the rows do not have).'
+            f"{key} names {len(given)} columns, but {run} reads {places} {modality_of(name).argument} per row: name "
+            'one column for each, in order ("" if the rows do not have it).'
         )
     part = key.rpartition("_")[0]
     setattr(asked, key, [column or NO_COLUMN.format(part, place) for place, column in enumerate(given)])

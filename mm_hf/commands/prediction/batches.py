@@ -1,4 +1,5 @@
-"""Which rows make a batch, on which process: the same ones on any number of processes, and after a restart too."""
+"""Forms batches of rows, and assigns them to processes. The batches are the same for any number of processes, and
+after a restart."""
 
 import itertools
 from collections import deque
@@ -12,27 +13,27 @@ from ...data.file_columns import is_file
 from .sources import RowSource
 
 
-FIRST_FILES = 100  # rows of which some picture must be there
+FIRST_FILES = 100  # at least one picture of this many first rows must exist
 
 
 class RowBatches:
-    """The batches of rows of one process: of each round, which has a batch for each process, its own. It is the
-    sampler of a `DataLoader`, and so runs in this process, whoever prepares the batches.
+    """The batches of one process. Each round has one batch per process. It is the sampler of a `DataLoader`, so it
+    runs in this process, also if worker processes prepare the batches.
 
     Args:
         source: the rows.
-        size: of a batch.
-        rank, world_size: this process, and how many there are.
-        first: how many rows are done already, whole batches.
-        digest: of these rows, as `waiting` had it; they are read again, and must be the same.
-        kept: what is kept of a row until it is written; None: nothing, this process does not write.
-        look: whether to look for files among the first rows, see `check_files`.
-        count: what is counted in the rows of a batch as the collator takes them, until it is written.
+        size: number of rows in a batch.
+        rank, world_size: number of this process, and number of processes.
+        first: number of rows that are done already; whole batches.
+        digest: digest of these rows, from `waiting`. They are read again, and must be the same.
+        kept: gives what is kept of a row until it is written; None: this process does not write.
+        look: whether to check the files of the first rows, see `check_files`.
+        count: counts something in the rows of a batch, as the collator takes them.
 
     Attributes:
-        waiting: what was read and is not written: of each batch of all processes its rows as they stand in the file,
-            and a digest of all rows up to its end. Whoever writes takes from it.
-        counted: of each of these batches what `count` gave.
+        waiting: batches of all processes that were read and are not yet written: the rows as they are in the file, and
+            a digest of all rows up to the end of the batch. The writer takes batches from it.
+        counted: the result of `count` for each of these batches.
     """
 
     def __init__(
@@ -56,8 +57,8 @@ class RowBatches:
         rows, number = iter(self.source), self.first
         if (digest := pass_over(rows, self.first, self.size)) != self.before:
             raise ValueError(
-                f"The first {self.first:,} rows of {self.source.name} are other ones than those that were predicted "
-                "before: give those again, or remove what is left of that and begin anew."
+                f"The first {self.first:,} rows of {self.source.name} differ from the rows that were predicted "
+                "before. Give the same rows again, or start again with --overwrite."
             )
         if self.look and not self.first:
             seen = list(itertools.islice(rows, FIRST_FILES))
@@ -87,10 +88,10 @@ class RowBatches:
         ]
 
     def check_files(self, rows: list[dict[str, Any]]):
-        """Tells paths that start from another folder: all of the first rows' lead nowhere.
+        """Refuses paths that are relative to another folder: none of the first paths is a file.
 
         Raises:
-            ValueError: naming the first, and the flag.
+            ValueError: with the first path, and the flag to set.
         """
         for column in self.source.columns.files:
             files = [row[column] for row in rows if isinstance(row[column], dict)]
@@ -99,19 +100,19 @@ class RowBatches:
                 below = "" if self.source.root is None else f" below {self.source.root!r}"
                 raise ValueError(
                     f"Column {column!r} of {self.source.name} must hold paths, but none of its first {len(paths)} "
-                    f"values is a file{below} (the first: {paths[0]!r}). --data_root names the folder."
+                    f"values is a file{below} (the first is {paths[0]!r}). Name the folder with --data_root."
                 )
 
 
 class GivenRows(Dataset):
-    """Gives a `DataLoader` the rows that its sampler hands to it."""
+    """Passes the rows of the sampler on to a `DataLoader`."""
 
     def __getitems__(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return rows
 
 
 def pass_over(rows: Iterator[dict[str, Any]], count: int, size: int) -> str:
-    """Reads so many rows, in batches of this size, and gives their digest."""
+    """Reads `count` rows in batches of `size`, and returns their digest."""
     digest = ""
     for _ in range(0, count, size):
         digest = digest_of(list(itertools.islice(rows, size)), digest)
@@ -119,5 +120,5 @@ def pass_over(rows: Iterator[dict[str, Any]], count: int, size: int) -> str:
 
 
 def digest_of(rows: list[dict[str, Any]], before: str) -> str:
-    """A digest of rows, and of what came before them."""
+    """A digest of rows and of the digest of the rows before them."""
     return xxhash.xxh3_64(f"{before}{rows}".encode()).hexdigest()

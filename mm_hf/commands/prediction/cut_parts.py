@@ -1,4 +1,4 @@
-"""The validation and test part that a run cut from its own rows: for `mm_hf predict RUN ROWS --split test`."""
+"""The validation and test parts that a run cut from its own rows: for `mm_hf predict RUN ROWS --split test`."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
@@ -26,7 +26,7 @@ class PartOfRows(RowSource):
 
     Args:
         source: all of them.
-        numbers: of those that are kept, from 0.
+        numbers: row numbers of the part, counted from 0.
     """
 
     def __init__(self, source: RowSource, numbers: list[int]):
@@ -54,15 +54,15 @@ class PartOfRows(RowSource):
 def open_part(
     run: str, dataset: str, split: str | None, columns: Columns, data_root: str | None, schema: TableSchema | None
 ) -> RowSource:
-    """The rows that `open_rows` gives, or those of a part that the run cut from its own training rows.
+    """The rows that `open_rows` gives, or the rows of a part that the run cut from its own training rows.
 
     Args:
         run: the checkpoint.
-        dataset, split, columns, data_root, schema: as for `open_rows`. A part that the data have themselves comes
-            first.
+        dataset, split, columns, data_root, schema: as for `open_rows`. If the data have a part of this name, it is
+            taken.
 
     Raises:
-        FileNotFoundError, ValueError: see `open_rows`; the part cannot be cut again as it was.
+        FileNotFoundError, ValueError: see `open_rows`; or the part cannot be cut again in the same way.
     """
     try:
         return open_rows(dataset, split, columns, data_root, schema)
@@ -74,8 +74,8 @@ def open_part(
 
 
 def parts_of_run(run: str, recipe: dict[str, Any], dataset: str, data_root: str | None) -> tuple[Any, Columns, Any]:
-    """The arguments, the columns and the parts of a run's own data, read and cut as the run did; `recipe` as
-    `find_data` gives it."""
+    """The arguments, the columns and the parts of a run's own data, read and cut as the run did it. `recipe` comes
+    from `find_data`."""
     keys = dict.fromkeys(key.name for key in fields(DatasetArguments))
     data_args: Any = SimpleNamespace(**{**keys, **fields_of(recipe), "dataset": dataset})
     columns = replace(columns_in_use(data_args), weight=recipe.get("weight_column"))
@@ -86,11 +86,11 @@ def parts_of_run(run: str, recipe: dict[str, Any], dataset: str, data_root: str 
 
 
 def rows_of_cut(run: str, dataset: str, split: str | None, data_root: str | None) -> list[int] | None:
-    """The numbers of the rows, from 0, of a part that a run cut from the training rows of its own data; None where the
-    data are not those of the run, or it cut no such part.
+    """The row numbers, counted from 0, of a part that a run cut from the training rows of its own data. None if the
+    data do not belong to the run, or the run cut no such part.
 
     Raises:
-        ValueError: the part cannot be cut again as it was.
+        ValueError: the part cannot be cut again in the same way.
     """
     file = Path(run) / "recipe.json"
     part = None if split is None else PART_OF.get(split.lower(), split)

@@ -1,8 +1,8 @@
-"""The file of predictions while it grows: a process that is killed at any moment leaves what a later one goes on with.
+"""The file of predictions while it grows. A process can be killed at any moment; a later process continues its work.
 
-Beside `out.csv` stands the folder `out.csv.partial` with the rows up to now and `progress.json`, which says how many
-of them count and what was asked. What was written after the last note is cut off again. The file gets its name when it
-is whole.
+While `out.csv` is written, the folder `out.csv.partial` beside it holds the rows up to now and `progress.json`. That
+file says how many of the rows are valid, and with which settings they were made. Rows that were written after the last
+note are removed again. The file gets its final name when it is complete.
 """
 
 import errno
@@ -28,9 +28,9 @@ from ...training.run_folder import write_json
 
 KINDS = (".csv", ".tsv", ".jsonl", ".parquet")
 PROGRESS, ROWS, WHOLE = "progress.json", "rows", "whole"
-GROUP_ROWS, GROUP_BYTES = 10_000, 2**26  # of Parquet, whichever comes first
-LONE = "backslashreplace"  # what becomes of half a character: JSON has it as \\ud800 too
-# What pyarrow raises of a value that does not fit its type.
+GROUP_ROWS, GROUP_BYTES = 10_000, 2**26  # limits of a Parquet row group
+LONE = "backslashreplace"  # for a lone surrogate (half a character): JSON writes \\ud800 too
+# The errors of pyarrow for a value that does not fit its type.
 MISFITS = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError)
 QUOTED = re.compile('["\r\n]')
 
@@ -41,10 +41,10 @@ class CsvForm:
     Args:
         types: the columns, and their types.
         separator: between the cells.
-        marked: begin with a byte order mark, by which spreadsheets know UTF-8.
+        marked: begin with a byte order mark; spreadsheets recognise UTF-8 by it.
 
     Attributes:
-        whole: which file of the folder becomes the one of predictions.
+        whole: name of the file in the folder that becomes the final file.
     """
 
     whole = ROWS
@@ -54,19 +54,19 @@ class CsvForm:
         self.known = frozenset(self.names)
 
     def head(self) -> bytes:
-        """What stands before all rows."""
+        """The bytes before all rows."""
         return ("\ufeff" if self.marked else "").encode() + self.line(self.names)
 
     def kept(self, row: dict[str, Any]) -> dict[str, Any]:
-        """What of a row can be written. A cell can be infinite, which JSON has no number for."""
+        """The part of a row that can be written. A cell may be infinite; JSON has no number for that."""
         infinite = {name: value for name, value in row.items() if isinstance(value, float) and math.isinf(value)}
         return {**{name: without_files(value) for name, value in row.items()}, **infinite}
 
     def rows(self, rows: Sequence[Mapping[str, Any]]) -> bytes:
-        """Some rows, of what is kept of them.
+        """The bytes of some rows, as `kept` gives them.
 
         Raises:
-            ValueError: one has a column that the first rows had not.
+            ValueError: a row has a column that the first rows did not have.
         """
         self.check(rows)
         return b"".join(self.line([cell_of(row.get(name)) for name in self.names]) for row in rows)
@@ -75,26 +75,26 @@ class CsvForm:
         for row in rows:
             if unknown := [name for name in row if name not in self.known]:
                 raise ValueError(
-                    f"A row has {unknown[0]!r:.80}, which is no column of the first rows; they have "
-                    f"{self.names}: write a .jsonl, whose rows may differ."
+                    f"A row has the column {unknown[0]!r:.80}, but the first rows have only {self.names}: write a "
+                    ".jsonl file, where rows may have different columns."
                 )
 
     def line(self, cells: list[str]) -> bytes:
-        """One line. Not by the module `csv`, which leaves a lone carriage return without quotes."""
+        """One line. The module `csv` is not used, because it does not quote a lone carriage return."""
         return (self.separator.join(map(self.quoted, cells)) + "\n").encode("utf-8", LONE)
 
     def quoted(self, cell: str) -> str:
-        """A cell, in quotes where it needs them."""
+        """A cell, in quotes if it needs them."""
         if self.separator in cell or QUOTED.search(cell) or cell != cell.strip():
             return '"' + cell.replace('"', '""') + '"'
         return cell
 
     def finish(self, folder: Path):
-        """Makes the whole file of all that was written."""
+        """Turns everything that was written into the final file."""
 
 
 class JsonForm(CsvForm):
-    """Rows as JSON objects, one a line."""
+    """Rows as JSON objects, one per line."""
 
     def head(self) -> bytes:
         return b""
@@ -108,10 +108,10 @@ class JsonForm(CsvForm):
 
 
 class ParquetForm(CsvForm):
-    """Rows of Parquet, which cannot grow: until they are all there, they are a stream of Arrow.
+    """Rows of Parquet. A Parquet file cannot grow, so the rows are an Arrow stream until they are complete.
 
     Raises:
-        ValueError: a type that Parquet does not have.
+        ValueError: Parquet does not have the type of a column.
     """
 
     whole = WHOLE
@@ -123,7 +123,7 @@ class ParquetForm(CsvForm):
         try:
             parquet.ParquetWriter(pa.BufferOutputStream(), types).close()
         except MISFITS as error:
-            raise ValueError(f"A column cannot be written as .parquet ({error}): write a .jsonl.") from None
+            raise ValueError(f"A column cannot be written as .parquet ({error}): write a .jsonl file.") from None
 
     def head(self) -> bytes:
         return self.types.serialize().to_pybytes()
@@ -136,22 +136,23 @@ class ParquetForm(CsvForm):
         """See `CsvForm`.
 
         Raises:
-            ValueError: a value that its column cannot hold, or a key within one that the first rows had not, too.
+            ValueError: see `CsvForm`; or a value does not fit its column, or has a key that the first rows did not
+                have.
         """
         self.check(rows)
-        for field in self.structs:  # pyarrow passes over such keys
+        for field in self.structs:  # pyarrow ignores such keys
             for row in rows:
                 if unknown := unknown_key(row.get(field.name), field.type):
                     raise ValueError(
-                        f"A row has {field.name + unknown!r:.80}, which the first rows have not: write a .jsonl, "
-                        "whose rows may differ."
+                        f"A row has the key {field.name + unknown!r:.80}, which the first rows do not have: write a "
+                        ".jsonl file, where rows may have different keys."
                     )
         try:
             batch = pa.RecordBatch.from_pylist(list(rows), schema=self.types)
         except MISFITS as error:
             raise ValueError(
                 f"The rows have a value that does not fit the type of its column in the first rows ({error}): write a "
-                ".jsonl, which has no types."
+                ".jsonl file, which has no types."
             ) from None
         return batch.serialize().to_pybytes()
 
@@ -172,15 +173,16 @@ class PredictionFile:
     """One file of predictions, which grows.
 
     Args:
-        path: of it.
-        overwrite: replace a finished one; begin anew where an unfinished one is of other settings.
+        path: of the file.
+        overwrite: replace a finished file; start again if an unfinished file has other settings.
 
     Attributes:
-        rows, digest, bad, summary: how far it is: the rows that are written, their digest (see `RowBatches`), how many
-            of them are bad, and what was predicted; `noted`: the rows that a later process has not to do again.
+        rows, digest, bad, summary: the progress: number of written rows, their digest (see `RowBatches`), number of
+            bad rows among them, and counts of the predictions.
+        noted: number of rows that a later process need not predict again.
 
     Raises:
-        ValueError: a name of another ending, or of a folder; the file is there already; another process writes it.
+        ValueError: the name has another extension or is a folder; the file exists already; another process writes it.
     """
 
     def __init__(self, path: str, overwrite: bool = False):
@@ -190,7 +192,7 @@ class PredictionFile:
                 f"--output {path} ends in {kind!r}; it must end in one of {', '.join(KINDS)}."
                 f"{did_you_mean(kind, KINDS)}"
             )
-        # Where a link leads to: the link itself would be replaced.
+        # Follow a link to its target; otherwise the link itself would be replaced.
         self.path = Path(os.path.realpath(path) if os.path.islink(path) else path)
         self.kind, self.overwrite = kind, overwrite
         if self.path.is_dir():
@@ -206,14 +208,14 @@ class PredictionFile:
 
     @property
     def refusal(self) -> str:
-        """What to say where it is finished."""
-        return f"{self.path} is there already: --overwrite replaces it, --output names another file."
+        """The message if the file is finished."""
+        return f"{self.path} exists already: --overwrite replaces it, --output names another file."
 
     def claim(self, is_main_process: bool):
-        """Takes it for this process; see the class. All processes call it.
+        """Locks the file for this process; see the class. All processes call it.
 
         Raises:
-            ValueError: another process has it, or nothing can be written there.
+            ValueError: another process has locked it, or it cannot be written.
         """
         told = [make_folder(self.folder) if is_main_process else None]
         broadcast_object_list(told)
@@ -223,28 +225,28 @@ class PredictionFile:
             lock_folder(self.folder, is_main_process)
         except ValueError as error:
             who = str(error).split(". Wait", 1)[0]
-            raise ValueError(f"{who}. Wait for its end, stop it, or name another file (--output).") from None
+            raise ValueError(f"{who}. Wait until it ends, stop it, or name another file (--output).") from None
 
     def begin(self, form: CsvForm, settings: dict[str, Any], same_rows: Callable[[int, str, bool], bool]) -> bool:
-        """Opens it, at its beginning or where a process before ended. The main process calls it.
+        """Opens the file at its beginning, or where an earlier process stopped. The main process calls it.
 
         Args:
             form: how rows are written.
-            settings: what decides on the content, by what it is called in a message.
-            same_rows: whether so many first rows have this digest, as those that are done; with a third argument,
-                whether they are all rows, too.
+            settings: the settings that influence the content, by their name in messages.
+            same_rows: takes a number of first rows, a digest and a flag. It says whether the first rows have this
+                digest; with the flag, also whether there are no more rows.
 
         Returns:
-            whether there is something to do: a process may have been killed between the last row and its own end.
+            whether there is something left to do. An earlier process may have been killed after the last row.
 
         Raises:
-            ValueError: it is there already, or was begun with other settings.
+            ValueError: the file exists already, or was begun with other settings.
         """
         self.form, self.settings = form, json.loads(json.dumps(settings))
         note = self.folder / PROGRESS
         before = read_json(note) if note.exists() else {}
         differences = [name for name in self.settings if before.get("settings", {}).get(name) != self.settings[name]]
-        if before.get("complete") and not (self.folder / form.whole).exists():  # it has its name already
+        if before.get("complete") and not (self.folder / form.whole).exists():  # it already has its final name
             again = self.overwrite or differences or not self.path.exists()
             if not again and same_rows(before["rows"], before["digest"], True):
                 self.clean_up()
@@ -261,8 +263,8 @@ class PredictionFile:
                 old, new = (told.get(differences[0]) for told in (before.get("settings", {}), self.settings))
                 what = f"{differences[0]} {old!r:.300}, and now it is {new!r:.300}"
             raise ValueError(
-                f"{self.path} was begun with {what}. {self.folder} holds {before['rows']:,} rows of it: go on with "
-                "what it was begun with, or --overwrite begins anew."
+                f"{self.path} was begun with {what}. {self.folder} holds {before['rows']:,} finished rows: continue "
+                "with the same rows and settings, or start again with --overwrite."
             )
         if others:
             before = {}
@@ -270,10 +272,10 @@ class PredictionFile:
             self.rows, self.digest, self.size = before["rows"], before["digest"], before["size"]
             self.bad, self.summary, self.noted = before["bad"], before["summary"], self.rows
         log = self.folder / ROWS
-        if self.size and (not log.exists() or log.stat().st_size < self.size):  # damaged: it is not what was noted
+        if self.size and (not log.exists() or log.stat().st_size < self.size):  # damaged: shorter than noted
             self.rows, self.digest, self.size, self.bad, self.summary, self.noted = 0, "", 0, 0, {}, 0
         if not self.size:
-            note.unlink(missing_ok=True)  # first: it must not speak of rows that are gone
+            note.unlink(missing_ok=True)  # first, because it must not describe rows that no longer exist
         self.log = open(log, "r+b" if self.size else "wb")  # noqa: SIM115 (closed by `leave`)
         self.log.truncate(self.size)
         self.log.seek(self.size)
@@ -282,18 +284,18 @@ class PredictionFile:
         return True
 
     def add(self, rows: Sequence[Mapping[str, Any]], digest: str):
-        """Writes some rows with their predictions; `digest` is of all rows of the input up to these."""
+        """Writes some rows with their predictions; `digest` covers all input rows up to these."""
         self.write(self.form.rows(rows))
         self.rows, self.digest = self.rows + len(rows), digest
 
     def write(self, content: bytes):
-        """Puts bytes behind the others."""
+        """Appends bytes."""
         with naming(self.folder / ROWS):
             self.log.write(content)
         self.size += len(content)
 
     def note(self):
-        """Notes how far it is: from here a later process goes on."""
+        """Notes the progress. A later process continues from here."""
         with naming(self.folder / ROWS):
             self.log.flush()
             os.fsync(self.log.fileno())
@@ -303,7 +305,7 @@ class PredictionFile:
         self.noted = self.rows
 
     def finish(self):
-        """Ends it, and gives it its name."""
+        """Completes the file, and gives it its final name."""
         self.note()
         self.log.close()
         with naming(self.folder / self.form.whole):
@@ -314,31 +316,31 @@ class PredictionFile:
         self.give_name()
 
     def give_name(self):
-        """Puts the whole file where it is expected, and removes what stood beside it."""
+        """Moves the complete file to its final place, and removes the files beside it."""
         os.replace(self.folder / self.form.whole, self.path)
         self.clean_up()
 
     def clean_up(self):
-        """Removes what stands beside it, and gives it free."""
+        """Removes the files beside it, and unlocks it."""
         for name in (PROGRESS, f".{PROGRESS}.new", ROWS, WHOLE):
             (self.folder / name).unlink(missing_ok=True)
         release_folders()
         try:
             self.folder.rmdir()
-        except OSError:  # another process has it now
+        except OSError:  # another process has locked it now
             pass
 
     def leave(self):
-        """Closes it where something went wrong; what is noted stays."""
+        """Closes it after an error. The noted rows stay."""
         if self.log is not None:
-            with suppress(OSError):  # a full disk: it is told, and what was not noted does not count
+            with suppress(OSError):  # a full disk was reported before; rows that were not noted do not count
                 self.log.close()
         if not (self.folder / PROGRESS).exists():
             self.clean_up()
 
 
 def cell_of(value: Any) -> str:
-    """A value as a cell of a CSV: texts as they are, lists and dicts as JSON, anything else as Python spells it."""
+    """A value as a CSV cell: texts unchanged, lists and dicts as JSON, anything else as Python's `str`."""
     if isinstance(value, str):
         return value
     if value is None:
@@ -354,10 +356,10 @@ def cell_of(value: Any) -> str:
 
 @contextmanager
 def naming(file: Path) -> Iterator[None]:
-    """Lets an error say which file it is about, as that of a full disk does not.
+    """Adds the name of a file to an error that lacks it, such as the error of a full disk.
 
     Raises:
-        OSError: with the name.
+        OSError: with the name of the file.
     """
     try:
         yield
@@ -368,7 +370,7 @@ def naming(file: Path) -> Iterator[None]:
 
 
 def make_folder(folder: Path) -> str | None:
-    """Makes a folder, and gives what is wrong where that cannot be."""
+    """Creates a folder. Returns an error message if that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -377,12 +379,12 @@ def make_folder(folder: Path) -> str | None:
 
 
 def has_keys(kind: pa.DataType) -> bool:
-    """Whether values of a type have keys, or hold something that has."""
+    """Whether values of a type have keys, or contain values with keys."""
     return pa.types.is_struct(kind) or any(has_keys(kind.field(place).type) for place in range(kind.num_fields))
 
 
 def unknown_key(value: Any, kind: pa.DataType) -> str | None:
-    """The first key within a value that its type has not, as `.a.b`; None where there is none."""
+    """The first key within a value that its type does not have, as `.a.b`; None if there is none."""
     if isinstance(value, Mapping) and pa.types.is_struct(kind):
         for name, one in value.items():
             place = kind.get_field_index(name)
@@ -395,7 +397,8 @@ def unknown_key(value: Any, kind: pa.DataType) -> str | None:
 
 
 def without_files(value: Any) -> Any:
-    """A value without what JSON cannot hold: of a picture its path, None for bytes, NaN and what is infinite."""
+    """A value without the things that JSON cannot hold: a picture becomes its path; bytes, NaN and infinite numbers
+    become None."""
     if isinstance(value, (bytes, bytearray)):
         return None
     if isinstance(value, Mapping):
@@ -408,7 +411,7 @@ def without_files(value: Any) -> Any:
 
 
 def form_of(kind: str, types: pa.Schema, separator: str, marked: bool) -> CsvForm:
-    """How rows are written into a file of this kind; arguments as in `CsvForm`, those of the input."""
+    """How rows are written into a file of this kind. `separator` and `marked` describe the input, see `CsvForm`."""
     if kind == ".parquet":
         return ParquetForm(types)
     if kind == ".jsonl":

@@ -1,8 +1,8 @@
-"""The rows that are to be predicted, read one after the other: however many there are, a few of them are in memory.
+"""Reads the rows to predict one after the other. Only a few rows are in memory at a time.
 
-Each row is there twice: as it stands in the file, which is kept beside its prediction, and as the collator takes it. A
-cell of a CSV becomes what the model learned to read in its place. It does not depend on the rows around it, as the
-types do that `read_csv` chooses for a whole file, so a row is answered alike in whatever file it stands.
+Each row exists in two forms: as it is in the file, to be written beside its prediction, and as the collator takes it.
+    A CSV cell gets the type that the model was trained with. `read_csv` would choose types for a whole file; here a
+    cell does not depend on the rows around it. So a row gets the same answer in any file.
 """
 
 import csv
@@ -34,23 +34,23 @@ from .output import MISFITS
 
 
 STDIN = "-"
-SEEN_FIRST = 1000  # rows of JSON lines, whose keys are the columns
+SEEN_FIRST = 1000  # the keys of this many first JSON rows are the columns
 NOTHING: Any = CELLS["na_values"]
-READ = 1000  # rows of a CSV or data set that are read together
+READ = 1000  # rows of a CSV or data set per read
 ABSENT = object()
-NO_COLUMN = "({} {})"  # the place of a picture, or whatever it is, that no column fills
+NO_COLUMN = "({} {})"  # name for a place of a modality that has no column
 
 
 class RowSource:
-    """Rows as they stand in a file or data set.
+    """Rows as they are in a file or data set.
 
     Attributes:
-        name: in messages.
-        header: the columns, in their order.
-        root: of the paths of pictures, see `resolve_path`.
-        separator, marked: how a CSV is written: with which separator, and whether it begins with a byte order mark.
-        class_names: of columns of the table that are a `ClassLabel` the names of their classes.
-        again: whether they can be read a second time.
+        name: name in messages.
+        header: the columns, in order.
+        root: folder of the paths of pictures, see `resolve_path`.
+        separator, marked: the separator of a CSV, and whether the CSV begins with a byte order mark.
+        class_names: for table columns of type `ClassLabel`, the names of their classes.
+        again: whether the rows can be read a second time.
     """
 
     name: str
@@ -67,42 +67,43 @@ class RowSource:
         self.without = dict.fromkeys(column for _, column in columns.named())
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """The rows as they stand there, as dicts of `header`."""
+        """The rows as they are in the file, as dicts with the keys of `header`."""
         raise NotImplementedError
 
     def types(self) -> pa.Schema:
-        """The types of the columns, for a file that has types too."""
+        """The types of the columns, for an output file that has types."""
         raise NotImplementedError
 
     def count(self) -> int | None:
-        """How many rows there are; None where nobody knows before they are read."""
+        """The number of rows; None if it is unknown before reading."""
         return None
 
     def named(self, row: dict[str, Any]) -> dict[str, Any]:
-        """A row as a file without types has it: classes by their names."""
+        """A row for a file without types: classes are written by name."""
         return row
 
     def inputs(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """What the collator takes of a row: the columns in use alone."""
+        """The part of a row that the collator takes: only the columns in use."""
         return {**self.without, **{column: self.value(row, part, column) for part, column in self.in_use}}
 
     def value(self, row: Mapping[str, Any], part: str, column: str) -> Any:
-        """The value of one column, by the part that it plays."""
+        """The value of one column, according to its part (text, image and so on)."""
         value, reader = value_of(row, column), reader_of_part(part)
         if reader is None:
             return value
         if reader.files:
             file = as_file(value)
-            return [file] if isinstance(file, (int, float)) else file  # as a list it is a bad row, and no plain one
+            return [file] if isinstance(file, (int, float)) else file  # in a list, a number makes the row a bad row
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         return name_of(value) if reader.cells == "texts" and number else value  # as `load_splits` has it
 
 
 class CsvRows(RowSource):
-    """The rows of CSV files of the same columns, whose cells are texts. They are split as `read_csv` splits them.
+    """The rows of CSV files with the same columns. All cells are texts. Lines are split in the same way as by
+    `read_csv`.
 
     Raises:
-        ValueError: a file that cannot be read, files of other columns, or a column that is not there.
+        ValueError: a file cannot be read, files have different columns, or a column is missing.
     """
 
     def __init__(self, paths: list[str], columns: Columns, schema: TableSchema | None, root: str | None):
@@ -113,14 +114,14 @@ class CsvRows(RowSource):
         self.files = [look_at(path, wanted) for path in paths]
         first = self.files[0]
         names = list(first.options.get("names", first.header))
-        # pandas gives such names to columns that have none. One alone is kept as it is: dict keys tell it apart.
+        # pandas gives such names to columns without a name. A unique name is kept.
         self.header = [name if names.count(name) == 1 else f"Unnamed: {place}" for place, name in enumerate(names)]
         for file in self.files:
             check_columns(columns, file.header, file.path, list(file.called))
             if file.header != first.header or file.called != first.called:
                 raise Unreadable(
-                    f"{file.path} has the columns {file.header}, and {first.path} {first.header}: predict them one "
-                    "file after the other."
+                    f"{file.path} has the columns {file.header}, but {first.path} has {first.header}: predict the "
+                    "files one after the other."
                 )
         self.called = first.called
         self.separator, self.marked = first.options["sep"], first.options["encoding"] != "utf-8" or has_mark(paths[0])
@@ -150,11 +151,11 @@ class CsvRows(RowSource):
 
 
 class JsonRows(RowSource):
-    """JSON objects, one a line, of files or, without paths, of standard input. A column `a.b` is the key `b` of what
-    is under `a`.
+    """JSON objects, one per line, from files or, without paths, from standard input. A column `a.b` is the key `b` of
+    the object at key `a`.
 
     Raises:
-        ValueError: no row, a column that none of the first rows has, or a line that is no object.
+        ValueError: there is no row, none of the first rows has a column, or a line is not an object.
     """
 
     def __init__(self, paths: list[str], columns: Columns, root: str | None):
@@ -172,10 +173,10 @@ class JsonRows(RowSource):
         check_columns(columns, self.header, self.name, present)
 
     def types(self) -> pa.Schema:
-        """Those of the first rows; a column of nothing is one of texts.
+        """The types of the first rows. A column without any value has the type of texts.
 
         Raises:
-            Unreadable: a column holds several, or a number that is too large.
+            Unreadable: a column holds values of several types, or a number that is too large.
         """
         fields = []
         for name in self.header:
@@ -183,8 +184,8 @@ class JsonRows(RowSource):
                 kind = pa.array([row.get(name) for row in self.first]).type
             except MISFITS as error:
                 raise Unreadable(
-                    f"Column {name!r} of {self.name} has no type that all of its values fit ({error}): write a "
-                    ".jsonl, which has no types."
+                    f"Column {name!r} of {self.name} has values of different types ({error}): write a .jsonl file, "
+                    "which has no types."
                 ) from None
             fields.append(pa.field(name, pa.string() if pa.types.is_null(kind) else kind))
         return pa.schema(fields)
@@ -192,10 +193,10 @@ class JsonRows(RowSource):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         if self.paths:
             return self.read()
-        return itertools.chain(self.first, self.rest)  # standard input does not come again
+        return itertools.chain(self.first, self.rest)  # standard input can be read only once
 
     def read(self) -> Iterator[dict[str, Any]]:
-        """The rows of all lines that are not empty."""
+        """The rows of all non-empty lines."""
         for path in self.paths or [STDIN]:
             with sys.stdin.buffer if path == STDIN else open(path, "rb") as file:
                 for number, line in enumerate(file, 1):
@@ -205,11 +206,11 @@ class JsonRows(RowSource):
                     except UnicodeError as error:
                         raise not_utf8(path, error) from None
                     except ValueError as error:
-                        raise Unreadable(f"{path}, line {number}, is no JSON object ({error}).") from None
+                        raise Unreadable(f"{path}, line {number}, is not a JSON object ({error}).") from None
                     if row is None:
                         continue
                     if not isinstance(row, dict):
-                        raise Unreadable(f"{path}, line {number}, is no JSON object, but {row!r:.80}.")
+                        raise Unreadable(f"{path}, line {number}, is not a JSON object, but {row!r:.80}.")
                     yield row
 
     def count(self) -> int | None:
@@ -223,10 +224,10 @@ class JsonRows(RowSource):
 
 
 class StreamRows(RowSource):
-    """Rows of whatever else `datasets` reads, as a stream; arguments as in `open_rows`.
+    """Rows of any other data that `datasets` reads, as a stream; arguments as in `open_rows`.
 
     Raises:
-        FileNotFoundError, ValueError: see `load_splits`; several parts, and none is named.
+        FileNotFoundError, ValueError: see `load_splits`; or there are several parts and none is named.
     """
 
     def __init__(self, dataset: str, split: str | None, columns: Columns, root: str | None):
@@ -253,7 +254,7 @@ class StreamRows(RowSource):
         self.rows = info[part].num_examples if part in info else None
 
     def types(self) -> pa.Schema:
-        return Features(self.stream.features).arrow_schema  # its metadata name the classes
+        return Features(self.stream.features).arrow_schema  # its metadata hold the names of the classes
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for block in self.stream.iter(batch_size=READ):
@@ -274,13 +275,13 @@ def open_rows(
 
     Args:
         dataset: see `load_splits`.
-        split: the part; None: the only one.
-        columns: in use.
+        split: the part; None: the only part.
+        columns: the columns in use.
         data_root: see `data_root_of`.
-        schema: of the model's table, where it reads one.
+        schema: schema of the model's table, if the model reads a table.
 
     Raises:
-        FileNotFoundError, ValueError: it cannot be read, or lacks a column.
+        FileNotFoundError, ValueError: the rows cannot be read, or lack a column.
     """
     if dataset == STDIN:
         return JsonRows([], columns, None if data_root is None else data_root_of(dataset, data_root))
@@ -298,8 +299,8 @@ def open_rows(
 
 
 def needed(columns: Columns) -> list[tuple[str, str]]:
-    """The columns that a file must have, as pairs of their part and their name: all in use but those that stand for a
-    place that no column fills."""
+    """The columns that a file must have, as pairs of part and name: all columns in use, except names for places
+    without a column."""
     pairs = columns.named()
     absent = {NO_COLUMN.format(part, place) for part, _ in pairs for place in range(len(pairs))}
     return [(part, column) for part, column in pairs if column not in absent]
@@ -309,7 +310,7 @@ def check_columns(columns: Columns, header: list[str], name: str, present: list[
     """Refuses a file that lacks columns.
 
     Raises:
-        ValueError: naming all of them, and the flags that do without.
+        ValueError: with all missing columns, and the flags that leave them out.
     """
     lacking = [(part, column) for part, column in needed(columns) if column not in present]
     if not lacking:
@@ -318,26 +319,26 @@ def check_columns(columns: Columns, header: list[str], name: str, present: list[
     flags = []
     for part in dict.fromkeys(part for part, _ in lacking):
         key, given = key_of_part(part), [column for other, column in columns.named() if other == part]
-        one_item = key.endswith("_columns")  # a table has no places: what is left out is missing
+        one_item = key.endswith("_columns")  # a table has no places: columns that are left out are missing values
         words = [column for column in given if column in kept] if one_item else given
         words = [f'"{column}"' if column in kept and " " in column else column for column in words]
         flags.append(" ".join([f"--{key}", *(word if word.strip('"') in kept else '""' for word in words or [""])]))
     named = ", ".join(f"{column!r} (given as {key_of_part(part)})" for part, column in lacking)
     raise Unreadable(
-        f"Unknown column {named} of {name}: it has {header}.{did_you_mean(lacking[0][1], header)} The flags of the "
-        f"columns name other ones; to predict without, as if their cells were empty: {' '.join(flags)}"
+        f"Unknown column {named} of {name}: it has {header}.{did_you_mean(lacking[0][1], header)} Name other columns "
+        f"with these flags. To predict without these columns, as if their cells were empty: {' '.join(flags)}"
     )
 
 
 def has_classes(feature: Any) -> bool:
-    """Whether a column holds classes, also within lists and structs."""
+    """Whether a column holds classes, directly or inside lists and structs."""
     if isinstance(feature, dict):
         return any(map(has_classes, feature.values()))
     return isinstance(feature, ClassLabel) or has_classes(getattr(feature, "feature", {}))
 
 
 def with_names(value: Any, feature: Any) -> Any:
-    """A value with its classes by their names; None for a missing one."""
+    """A value with classes replaced by their names; None for a missing value."""
     if isinstance(feature, ClassLabel):
         return name_of_class(value, feature.names)
     if isinstance(feature, dict):
@@ -347,10 +348,10 @@ def with_names(value: Any, feature: Any) -> Any:
 
 
 def blocks_of(file: CsvFile) -> Iterator[pd.DataFrame]:
-    """The cells of a file as texts, as they are written, some rows at a time.
+    """The cells of a file as unchanged texts, some rows at a time.
 
     Raises:
-        Unreadable: it is no UTF-8, has lines of other lengths, or no row.
+        Unreadable: the file is not UTF-8, has lines of different lengths, or has no row.
     """
     options: dict[str, Any] = {**file.options, "dtype": str, "na_filter": False, "chunksize": READ}
     rows = 0
@@ -360,8 +361,8 @@ def blocks_of(file: CsvFile) -> Iterator[pd.DataFrame]:
                 rows += len(block)
                 if ROW_NAMES in block and block.iloc[:, -1].isin(NOTHING).any():
                     raise Unreadable(
-                        f"{file.path} has lines of other lengths: some have one value more than the header "
-                        f"{file.header}. A text with a separator in it stands in quotes."
+                        f"{file.path} has lines of different lengths: some have one value more than the header "
+                        f"{file.header}. Put a text that contains a separator in quotes."
                     )
                 yield block
     except UnicodeError as error:
@@ -375,12 +376,12 @@ def blocks_of(file: CsvFile) -> Iterator[pd.DataFrame]:
 
 
 def count_lines(file: CsvFile) -> int:
-    """How many rows a CSV has."""
+    """The number of rows of a CSV."""
     options = {name: file.options[name] for name in ("sep", "encoding", "skipinitialspace") if name in file.options}
     try:
         with pd.read_csv(file.path, header=None, usecols=[0], dtype=str, chunksize=BLOCK, **options) as blocks:
             return sum(map(len, blocks)) - 1
-    except (ValueError, csv.Error):  # whoever reads it tells it
+    except (ValueError, csv.Error):  # reading the rows reports the error
         return 0
 
 
@@ -391,8 +392,8 @@ def has_mark(path: str) -> bool:
 
 
 def cell_of_table(cell: str, known: set[str] | None) -> Any:
-    """A cell of the table as the model learned it: by the known categories of its column; None: a column of numbers,
-    which takes texts that spell one."""
+    """A table cell with the type that the model was trained with. `known` holds the categories of its column; None: a
+    column of numbers, where texts that spell a number are allowed."""
     if known is None or cell in known or is_code(cell):
         return cell
     text = cell.strip()
@@ -403,7 +404,7 @@ def cell_of_table(cell: str, known: set[str] | None) -> Any:
 
 
 def value_of(row: Mapping[str, Any], column: str, otherwise: Any = None) -> Any:
-    """The value of a column, also of one within another; `otherwise` where there is none."""
+    """The value of a column, also of a nested column `a.b`; `otherwise` if there is none."""
     if column in row:
         return row[column]
     value: Any = row

@@ -1,4 +1,4 @@
-"""How the items of each modality come out of rows of data: one file a modality."""
+"""Reads the items of each modality from rows of data. There is one file per modality."""
 
 # ruff: noqa: F401
 

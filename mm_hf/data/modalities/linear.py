@@ -1,5 +1,5 @@
-"""What a linear model sees of the items of one modality, and how a fitted one is written into a model of the fusion
-`linear`."""
+"""The features of one modality's items for a linear model, and writing a fitted linear model into a model with the
+fusion `linear`."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from ..linear_features import LinearItems
 
 
-WORDS = 5000  # the most frequent ones count
+WORDS = 5000  # how many of the most frequent words are features
 
 
 def pooled_features(items: "LinearItems") -> np.ndarray:
-    """The mean of the tokens of each level that the encoder gives, side by side, `(U, F)` float32."""
+    """The mean of the tokens at each level of the encoder's output, concatenated, `(U, F)` float32."""
     return items.table(
         (numbers, torch.cat([level.float() for level in pool_levels(states)], dim=-1).cpu().numpy())
         for numbers, states in items.states()
@@ -27,8 +27,8 @@ def pooled_features(items: "LinearItems") -> np.ndarray:
 
 
 def step_features(items: "LinearItems") -> np.ndarray:
-    """Of what has steps of numbers (a series, frames of a sound), channel by channel, mean, deviation, least, largest
-    and last value, `(U, 5 * C)` float32."""
+    """Statistics of items that have steps of numbers (a series, frames of a sound): for each channel the mean,
+    standard deviation, minimum, maximum and last value, `(U, 5 * C)` float32."""
     kind = modality_of(items.modality)
     main, mask_name = kind.inputs[0], next((name for name in kind.inputs if name.endswith("attention_mask")), None)
 
@@ -51,8 +51,8 @@ def step_features(items: "LinearItems") -> np.ndarray:
 
 
 def table_features(items: "LinearItems") -> np.ndarray:
-    """Numbers as the schema standardises them, an indicator of each that is missing, and one of each category (that
-    it is missing, that it is unknown, and each value), `(U, F)` float32."""
+    """The features of a table, `(U, F)` float32: the numbers, standardised by the schema; an indicator for each
+    missing number; and one-hot vectors of the categories, which include "missing" and "unknown"."""
     sizes = items.collator.processor.table_schema.vocab_sizes
     numbers_name, ids_name = modality_of(items.modality).inputs
 
@@ -69,7 +69,7 @@ def table_features(items: "LinearItems") -> np.ndarray:
 
 
 def word_features(items: "LinearItems") -> np.ndarray:
-    """The words of texts, weighed by how rare they are in the training texts (TF-IDF), `(U, F)` float32."""
+    """The words of texts, weighted by how rare they are in the training texts (TF-IDF), `(U, F)` float32."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     texts = [text for _, text in items.items()]
@@ -81,19 +81,19 @@ def word_features(items: "LinearItems") -> np.ndarray:
     return words.transform(texts).toarray()
 
 
-# A fitted line, written into a model
+# Writing a fitted linear model into a model
 
-Place = tuple[np.ndarray, np.ndarray]  # of one place the weights of its features (F, D), and those of its absence (D,)
+Place = tuple[np.ndarray, np.ndarray]  # for one place: the weights of its features (F, D), and of its absence (D,)
 
 
 @torch.no_grad()
 def write_pooled(model: Any, modality: str, places: list[Place]):
-    """Writes a line on `pooled_features` into the projection of a modality.
+    """Writes a linear model on `pooled_features` into the projection of a modality.
 
     Args:
-        model: the base model, of the fusion `linear`.
+        model: the base model, with the fusion `linear`.
         modality: its name.
-        places: of each place of a row, see `Place`.
+        places: the weights of each place of a row, see `Place`.
     """
     projection = model.projections[modality]
     for place, (weights, absent) in enumerate(places):
@@ -102,7 +102,7 @@ def write_pooled(model: Any, modality: str, places: list[Place]):
         for level in projection.levels:
             width = level.in_features
             rows = slice(place * len(absent), (place + 1) * len(absent))
-            if len(weights):  # none where no row has an item
+            if len(weights):  # empty if no row has an item
                 level.weight[rows] = torch.from_numpy(weights[start : start + width].T.copy()).to(level.weight)
             else:
                 level.weight[rows] = 0.0
@@ -112,8 +112,8 @@ def write_pooled(model: Any, modality: str, places: list[Place]):
 
 @torch.no_grad()
 def write_table(model: Any, modality: str, places: list[Place]):
-    """Writes a line on `table_features` into the encoder of a table: the weight of a number is the vector that the
-    number is multiplied by, and that of a category is its vector. The projection adds the columns up.
+    """Writes a linear model on `table_features` into the encoder of a table. The weight of a number becomes the vector
+    that the number is multiplied by. The weight of a category becomes its vector. The projection sums the columns.
 
     Args:
         model, modality, places: see `write_pooled`.
@@ -125,7 +125,7 @@ def write_table(model: Any, modality: str, places: list[Place]):
     sizes = [embedding.weight for embedding in encoder.embeddings]
     numbers = encoder.config.num_numerical
     matrix = torch.zeros(2 * numbers + sum(map(len, sizes)), encoder.config.hidden_size)
-    if len(weights):  # none where no row has an item
+    if len(weights):  # empty if no row has an item
         matrix[:, :width] = torch.from_numpy(weights)
     start = 0
     for parameter in (encoder.weights, encoder.missing):
@@ -136,6 +136,6 @@ def write_table(model: Any, modality: str, places: list[Place]):
         embedding.weight.copy_(matrix[start : start + len(embedding.weight)])
         start += len(embedding.weight)
     encoder.biases.zero_()
-    level.weight.copy_(columns * torch.eye(width, level.in_features))  # the mean of the columns, times their number
+    level.weight.copy_(columns * torch.eye(width, level.in_features))  # their sum: the mean times their number
     level.bias.zero_()
     projection.absent_token[0] = torch.from_numpy(absent)

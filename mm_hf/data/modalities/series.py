@@ -21,12 +21,13 @@ if TYPE_CHECKING:
     from ..collator import MultimodalCollator
 
 
-LEAST_SHARE = 0.05  # of the deviation of all columns together, that one of several columns needs
+LEAST_SHARE = 0.05  # one of several columns needs at least this share of the deviation of all of them together
 
 
 @register_reader
 class SeriesReader(ModalityReader):
-    """Time series, each in its place. Places of other numbers of channels have their own ones in the encoder."""
+    """Time series, each in its place. Places with different numbers of channels have separate channels in the
+    encoder."""
 
     name = Series.name
     column_keys = ("series_column",)
@@ -52,11 +53,12 @@ class SeriesReader(ModalityReader):
         return Evidence(self.name, self.name, why, 0.9)
 
     def fit(self, splits, columns, *, on_error="raise", **settings):
-        """What the channels are like. Series of another number of channels than most of their column are bad ones.
+        """Learns mean and scale of the channels. In each column, the most common number of channels counts. Series
+        with another number of channels are bad.
 
         Raises:
-            BadRowError: a row that holds no series, where bad rows are not skipped.
-            ValueError: no row has one; or several columns of as many channels do not go together on one scale.
+            BadRowError: a row does not hold a series, and bad rows are not skipped.
+            ValueError: no row has a series; or columns with equally many channels do not fit on one scale.
         """
         names, train = self.data_columns(columns), splits["train"]
         by_column: dict[str, list[np.ndarray]] = {name: [] for name in names}
@@ -96,8 +98,8 @@ class SeriesReader(ModalityReader):
         return step_features(items)
 
     def line_refused(self, encoder):
-        """The encoder gives other things than statistics."""
-        return "its line is fitted on mean, deviation, least, largest and last value of the channels"
+        """The encoder gives other features than these statistics."""
+        return "its linear model uses mean, deviation, minimum, maximum and last value of the channels"
 
     def key(self, row, column, collator):
         """A hash of the series as the model sees it."""
@@ -131,7 +133,7 @@ class SeriesReader(ModalityReader):
         return {"steps": len(item)}
 
     def request_schema(self, processor, key):
-        """Steps of as many numbers as there are channels; null for what is missing."""
+        """Steps with as many numbers as there are channels; null for a missing number."""
         widths = list(processor.series_scaler.channels_of)
         number = {"type": "number", "nullable": True}
         step = {"type": "array", "items": number, "minItems": min(widths), "maxItems": max(widths)}
@@ -148,10 +150,10 @@ class SeriesReader(ModalityReader):
 
 
 def check_channels(series: Any, column: str, collator: "MultimodalCollator"):
-    """Refuses a series that has the channels of another place.
+    """Checks that a series has the number of channels of its place.
 
     Raises:
-        ValueError: naming both numbers.
+        ValueError: it has another number. The message names both.
     """
     widths = collator.processor.series_scaler.widths
     if widths is None:
@@ -163,20 +165,20 @@ def check_channels(series: Any, column: str, collator: "MultimodalCollator"):
 
 
 def check_same_scale(column: str, steps: np.ndarray, scaler: SeriesScaler):
-    """Refuses a column whose readings, `(S, C)` of all training rows, would all but vanish beside those of the others,
-    which share its scale."""
+    """Raises if the readings of a column, `(S, C)` of all training rows, are too small for the scale that it shares
+    with other columns."""
     for channel, (values, scale) in enumerate(zip(steps.T, scaler.stds)):
         values = values[~np.isnan(values)]
         if len(values) and 0 < values.std() < LEAST_SHARE * scale:
             raise ValueError(
-                f"The columns of series share one scale, and channel {channel} of {column!r} would vanish in it: its "
-                f"standard deviation is {values.std():.3g}, that of all columns together {scale:.3g}. Bring them to "
-                "one unit, or join them into one column of more channels, each of which has a scale of its own."
+                f"The columns of series share one scale, and channel {channel} of {column!r} is too small for it: its "
+                f"standard deviation is {values.std():.3g}, but {scale:.3g} for all columns together. Convert them to "
+                "one unit, or join them into one column with more channels, because each channel has a separate scale."
             )
 
 
 def picture_of_series(values: np.ndarray) -> Image.Image:
-    """The channels of a time series, `(S, C)` float, as lines, time to the right, in a square picture."""
+    """The channels of a time series, `(S, C)` float, as lines in a square picture. Time goes to the right."""
     from matplotlib.figure import Figure
 
     figure, drawn = Figure(figsize=(2.24, 2.24), layout="constrained"), io.BytesIO()

@@ -24,7 +24,7 @@ from .linear import pooled_features, step_features
 from .reader import ModalityReader, by_column, of_columns, present, register_reader
 
 
-WIDE = 640, 128  # pixels of a spectrogram that has a page's width
+WIDE = 640, 128  # size in pixels of a spectrogram as wide as a page
 
 
 @register_reader
@@ -73,13 +73,13 @@ class SoundReader(ModalityReader):
         return value if is_decoded(value) else source_of(row, column, collator.root, "sound")
 
     def linear_features(self, items):
-        """What the encoder gives; of a recurrent one, which nobody has trained, statistics of the frames."""
+        """The output of the encoder. For a recurrent encoder, which is not pretrained, statistics of the frames."""
         fresh = isinstance(items.model.encoders[self.name], RecurrentModel)
         return step_features(items) if fresh else pooled_features(items)
 
     def line_refused(self, encoder):
-        """A recurrent encoder gives other things than statistics."""
-        return "its line is fitted on statistics of the frames" if isinstance(encoder, RecurrentModel) else None
+        """A recurrent encoder gives other features than these statistics."""
+        return "its linear model uses statistics of the frames" if isinstance(encoder, RecurrentModel) else None
 
     def augment(self, item, generator, collator):
         """See `change_speed`."""
@@ -95,7 +95,7 @@ class SoundReader(ModalityReader):
         return {"sounds": by_column({column: describe_sounds(split, column, root) for column in columns.sounds})}
 
     def lines(self, summary):
-        """One line a column."""
+        """One line per column."""
         return [sound_line(about, name) for name, about in of_columns(summary["sounds"])]
 
     def draw(self, row, collator):
@@ -106,7 +106,7 @@ class SoundReader(ModalityReader):
         return None
 
     def amounts(self, item, key):
-        """Its seconds, as its header says them."""
+        """Its seconds, according to its header."""
         return {"seconds": seconds_of_file(item)}
 
     def example_file(self, processor, key):
@@ -126,19 +126,19 @@ class SoundReader(ModalityReader):
         return shown_sound(start, rate, picture_of_sound(start, rate, WIDE))
 
     def caption(self, row, collator):
-        """The names of the files; empty where they have none."""
+        """The names of the files. Empty if there are none."""
         names = [file_name_of(row[column]) for column in collator.columns.sounds]
         return ", ".join(Path(name).name for name in names if name is not None)
 
 
 def seconds_of_file(content: bytes) -> float:
-    """How long the sound of a file is, as its header says; 0 of what `load_sound` refuses."""
+    """The length of a sound file according to its header. 0 for a file that `load_sound` refuses."""
     try:
         import soundfile
 
         about = soundfile.info(io.BytesIO(content))
         return about.frames / about.samplerate
-    except Exception:  # soundfile raises several types; whoever reads the sound then says why it cannot be read
+    except Exception:  # soundfile raises several types; reading the sound later reports the reason
         return 0.0
 
 
@@ -150,16 +150,19 @@ def is_head_of_sound(head: bytes) -> bool:
 
 
 def decode_sound(row: dict[str, Any], column: str, root: str | None, sampling_rate: int) -> np.ndarray:
-    """Decodes the sound of a row, one channel, and resamples it where that is needed.
+    """Decodes the sound of a row to one channel, and resamples it if necessary.
 
     Args:
-        column: of the sound, a dict of `bytes` and `path`, or samples, see `load_sound`.
+        row: as `Rows` gives it.
+        column: the column of the sound: a dict of `bytes` and `path`, or samples, see `load_sound`.
+        root: the folder of files, see `resolve_path`.
+        sampling_rate: the rate of the result, in Hz.
 
     Returns:
         `(S,)` float32.
 
     Raises:
-        BadRowError: it is missing, broken or empty, or its path leaves the root.
+        BadRowError: the sound is missing, broken or empty, or its path is outside the root.
     """
     value = row[column]
     decoded = is_decoded(value)
@@ -172,11 +175,12 @@ def decode_sound(row: dict[str, Any], column: str, root: str | None, sampling_ra
 
 
 def change_speed(samples: np.ndarray, strength: float, generator: np.random.Generator) -> np.ndarray:
-    """Plays a sound faster or slower, and so higher or lower, as if another voice had said it (Ko et al. 2015).
+    """Plays a sound faster or slower. The pitch changes too, as if another voice spoke (Ko et al. 2015).
 
     Args:
         samples: `(S,)` float32.
-        strength: the logarithm of the speed is uniform, from that of 1 / (1 + strength) to that of 1 + strength.
+        strength: the speed is between 1 / (1 + strength) and 1 + strength. Its logarithm is uniform.
+        generator: the source of all random numbers.
 
     Returns:
         `(S / speed,)` float32.
@@ -199,7 +203,7 @@ def describe_sounds(split: Any, column: str, root: str | None) -> dict[str, Any]
 
 
 def sound_seconds(sound: dict[str, Any], root: str | None) -> float | None:
-    """The length of a sound in seconds, off the header; None where it cannot be read."""
+    """The length of a sound in seconds, from its header. None if it cannot be read."""
     import soundfile
 
     try:
@@ -210,8 +214,8 @@ def sound_seconds(sound: dict[str, Any], root: str | None) -> float | None:
 
 
 def picture_of_sound(samples: np.ndarray, sampling_rate: int, size: tuple[int, int] = (224, 224)) -> Image.Image:
-    """The spectrogram of a sound, samples `(S,)` float, as a picture of some size: time to the right, frequency
-    upwards to half the sampling rate, black what is 80 dB below the loudest."""
+    """The spectrogram of a sound, samples `(S,)` float, as a picture. Time goes to the right, frequency goes up to
+    half the sampling rate. Black means 80 dB below the loudest value, or less."""
     window = sampling_rate // 40  # 25 ms
     padded = np.pad(samples, (0, max(0, window - len(samples))))
     frames = np.lib.stride_tricks.sliding_window_view(padded, window)[:: max(1, window // 3)]  # (T, window)
@@ -221,7 +225,7 @@ def picture_of_sound(samples: np.ndarray, sampling_rate: int, size: tuple[int, i
 
 
 def sound_line(sounds: dict[str, Any], name: str) -> str:
-    """What `describe_sounds` found, for the terminal; `name` is in front of it."""
+    """The result of `describe_sounds` as a line for the terminal, with `name` at its start."""
     lengths = " / ".join(f"{seconds:.1f} s" for seconds in sounds["seconds"] or [])
     text = f"shortest / median / longest {lengths}" if lengths else "none readable"
     return f"  sounds    {name}{text}; unreadable {sounds['unreadable']} of {sounds['looked_at']} looked at"

@@ -1,4 +1,4 @@
-"""The columns of a table: those of a row make one item."""
+"""The columns of a table. All columns of a row together make one item."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -46,8 +46,8 @@ class TableReader(ModalityReader):
         date_format=None,
         **settings,
     ):
-        """What the columns mean, see `TableSchema.fit`; `as_written` is False of runs that began when texts were
-        categories, whatever they spell, `formats` of those that began when dates were."""
+        """Learns what the columns mean, see `TableSchema.fit`. `as_written` is False for old runs, in which texts were
+        always categories. `formats` is False for old runs, in which dates were categories."""
         train = splits["train"]
         names = names_of_classes(train.features, columns.table)
         table: dict[str, list] = {name: train[name][:] for name in columns.table}
@@ -67,11 +67,11 @@ class TableReader(ModalityReader):
         )
 
     def said_of_fit(self, splits, columns, *, category_columns=None, as_written=True, part=None, **settings):
-        """What the texts of a table are taken for; `part` is what `fit` gave."""
+        """How the texts of a table are read. `part` is the result of `fit`."""
         return lines_of_table(splits, columns.table, category_columns or (), part) if as_written else []
 
     def fresh_config(self, part, hidden_size, **settings):
-        """A token a column."""
+        """One token per column."""
         return TabularConfig.from_schema(part, hidden_size=hidden_size)
 
     def linear_features(self, items):
@@ -79,7 +79,7 @@ class TableReader(ModalityReader):
         return table_features(items)
 
     def line_refused(self, encoder):
-        """The parts of a date share a token, which no line writes yet."""
+        """The parts of a date share one token. Writing a linear model for this is not implemented."""
         return "it has dates, whose parts share one token" if encoder.config.date_sizes else None
 
     def write_line(self, model, places):
@@ -91,7 +91,7 @@ class TableReader(ModalityReader):
         return TABLE
 
     def looks(self, sample):
-        """Dates, numbers, and names of one of several things: a part of the table each."""
+        """Dates, numbers and names of categories. Each is a column of the table."""
         many = f"{sample.distinct or 0:,} of {sample.present:,} differ"
         if hasattr(sample.feature, "names"):
             return Evidence("category", "table", f"its type names {len(sample.feature.names)} classes")
@@ -133,16 +133,16 @@ class TableReader(ModalityReader):
         return collator.processor.table_schema.unknown(values_of(row, collator))
 
     def from_request(self, value, key):
-        """Its columns; what they may hold, the schema of the table checks."""
+        """The columns of a row. The schema of the table checks their values."""
         if not isinstance(value, Mapping):
             raise ValueError(f"{key} must be one row of it, a dict of columns, got {value!r:.80}.")
         for column, cell in value.items():
             if not isinstance(cell, (str, bool, int, float, type(None))):
-                raise ValueError(f"{key}: column {column!r:.80} has one value a row, got {cell!r:.80}.")
+                raise ValueError(f"{key}: column {column!r:.80} must have one value per row, got {cell!r:.80}.")
         return dict(value)
 
     def request_schema(self, processor, key):
-        """Its columns, categories by their values. A value that is not known is allowed, as in training."""
+        """The columns. Categories list their known values. An unknown value is allowed, as in training."""
         schema, columns = processor.table_schema, {}
         for name in schema.numerical:
             columns[name] = {"type": "number", "nullable": True}
@@ -178,14 +178,13 @@ def values_of(row: dict[str, Any], collator: "MultimodalCollator") -> dict[str, 
     values = {name: row[name] for name in collator.columns.table if not schema.is_missing(row[name])}
     for name in set(values) & set(names):
         number = values.pop(name)
-        if number != -1:  # what datasets writes for a missing class
+        if number != -1:  # datasets writes -1 for a missing class
             values[name] = names[name][number]
     return values
 
 
 def texts_of_table(splits: Mapping[str, Any], columns: list[str], categories: Collection[str]) -> dict[str, Counter]:
-    """By column of the table that holds texts, and is not among the `categories`, how often each comes, in all
-    parts."""
+    """By text column of the table, how often each text occurs in all parts. `categories` are left out."""
     counts = {}
     for name in sorted(set(columns) - set(categories)):
         parts = [part for part in splits.values() if getattr(part.features[name], "dtype", None) in STRINGS]
@@ -197,8 +196,8 @@ def texts_of_table(splits: Mapping[str, Any], columns: list[str], categories: Co
 def lines_of_table(
     splits: Mapping[str, Any], columns: list[str], categories: Collection[str], schema: TableSchema | None = None
 ) -> list[str]:
-    """What the texts of a table are taken for, where that is not plain to see, for the terminal; `schema` is what was
-    learned of them."""
+    """Lines for the terminal that say how the texts of a table are read, where this is not obvious. `schema` is the
+    learned schema."""
     lines = []
     dates = {} if schema is None else schema.dates
     for name, column in dates.items():
@@ -211,25 +210,23 @@ def lines_of_table(
         mark = None if schema is None else schema.marks.get(name)
         if mark is not None:
             example = next(text for text in counts if read_number(text) != read_marked(text, mark) is not None)
-            how = f"in {mark[1:]}" if mark[1:] else f"whose decimals begin with {mark!r}"
+            how = f"in {mark[1:]}" if mark[1:] else f"with the decimal mark {mark!r}"
             lines.append(
                 f"  table     {name} is read as numbers {how}: {example!r} is {read_marked(example, mark):.15g}"
             )
             continue
         spelled = sum(count for text, count in counts.items() if read_number(text) is not None and not is_code(text))
         if kind_of_texts(counts) == "numbers":
-            lines.append(
-                f"  table     {name} is read as numbers; what is none makes a bad row (else: category_columns)"
-            )
+            lines.append(f"  table     {name} is read as numbers; other texts make a bad row (else: category_columns)")
         elif 2 * spelled > counts.total():
             of_all = f"{spelled:,} of {counts.total():,} values"
-            lines.append(f"  table     {name} is read as categories, though {of_all} are texts that spell numbers")
+            lines.append(f"  table     {name} is read as categories, although {of_all} are texts that spell numbers")
         else:
             known = count_values(splits["train"], name)
             once = sum(count for count in known.values() if count == 1)
             if 2 * once > known.total():
                 lines.append(
-                    f"  table     {name}: {once:,} of {known.total():,} training values come once, and tell nothing: "
-                    "they are unknown categories (ids are not read as numbers)"
+                    f"  table     {name}: {once:,} of {known.total():,} training values occur only once, so nothing "
+                    "can be learned from them: they become unknown categories (ids are not read as numbers)"
                 )
     return lines

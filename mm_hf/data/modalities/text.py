@@ -21,7 +21,7 @@ from .linear import pooled_features, word_features
 from .reader import ModalityReader, by_column, of_columns, register_reader
 
 
-LOOKED_AT = 2000  # texts whose length is looked at before the training
+LOOKED_AT = 2000  # how many texts are measured before training
 
 
 @register_reader
@@ -36,7 +36,7 @@ class TextReader(ModalityReader):
     captions = 0
 
     def columns(self, columns, collator=None):
-        """The columns; where long texts become windows, the name of each with the number of the window behind it."""
+        """The columns. If long texts are split into windows, each name is followed by the number of the window."""
         names = super().columns(columns, collator)
         windows = None if collator is None else collator.processor.text_windows
         return [f"{name}#{place}" for name in names for place in range(windows)] if windows else names
@@ -46,14 +46,14 @@ class TextReader(ModalityReader):
         return TEXT
 
     def looks(self, sample):
-        """Texts of several words that do not keep coming back."""
+        """Texts of several words that are not repeated often."""
         if not sample.are_sentences:
             return None
         words = f"{sample.words:.0f} words on average" if sample.words >= 1.5 else "single words"
         return Evidence(self.name, self.name, f"{words}, {sample.distinct:,} of {sample.present:,} differ")
 
     def prepare_column(self, split, column, part, root):
-        """Numbers as texts."""
+        """Turns numbers into texts."""
         numbers = kind_of(getattr(split.features[column], "dtype", "")) in ("int", "float")
         return split.cast_column(column, Value("string")) if numbers and isinstance(split, Dataset) else split
 
@@ -66,12 +66,12 @@ class TextReader(ModalityReader):
         value = row[column]
         if is_absent(value):
             return None
-        if place and not isinstance(value, str):  # its first place says it
+        if place and not isinstance(value, str):  # the first place reports the error
             return None
         if place and (not value.strip() or fault_of_text(value)):
             return None
         if not isinstance(value, str) or not value.strip():
-            raise BadRowError(row, column, f"the text is empty or no text ({value!r:.80}); None means absent.")
+            raise BadRowError(row, column, f"the text is empty or not a text ({value!r:.80}); None means absent.")
         if fault := fault_of_text(value):
             raise BadRowError(row, column, fault)
         if not windows:
@@ -80,11 +80,11 @@ class TextReader(ModalityReader):
         return texts[place] if place < len(texts) else None
 
     def load(self, row, column, collator):
-        """The same."""
+        """The text, or its window."""
         return self.key(row, column, collator)
 
     def for_pipeline(self, row, collator):
-        """Long texts are whole: a pipeline makes windows of them itself."""
+        """Long texts stay whole, because a pipeline splits them into windows itself."""
         if not collator.processor.text_windows:
             return super().for_pipeline(row, collator)
         columns = self.data_columns(collator.columns)
@@ -98,22 +98,22 @@ class TextReader(ModalityReader):
         return (key,)
 
     def check(self, collator):
-        """See `ModalityReader`; and a token has to stand for dropped ones."""
+        """See `ModalityReader`. Token dropout also needs a token to replace dropped ones."""
         super().check(collator)
         if self.changes(collator) and mask_token_of(collator.processor.tokenizer) is None:
             raise ValueError("token_dropout needs a tokenizer with a mask token or an unknown token.")
 
     def linear_features(self, items):
-        """What the encoder gives; of a recurrent one, which nobody has trained, the words in place of that."""
+        """The output of the encoder. For a recurrent encoder, which is not pretrained, the words."""
         fresh = isinstance(items.model.encoders[self.name], RecurrentModel)
         return word_features(items) if fresh else pooled_features(items)
 
     def line_refused(self, encoder):
-        """A recurrent encoder gives no TF-IDF."""
-        return "its line is fitted on words (TF-IDF)" if isinstance(encoder, RecurrentModel) else None
+        """A recurrent encoder does not give TF-IDF features."""
+        return "its linear model uses words (TF-IDF)" if isinstance(encoder, RecurrentModel) else None
 
     def prepare(self, items, generators, collator):
-        """Tokens, some of them dropped where that is asked for."""
+        """Tokens. With token dropout, some of them are masked."""
         inputs = dict(collator.processor.without_windows()(text=items))
         if generators:
             tokenizer = collator.processor.tokenizer
@@ -125,7 +125,7 @@ class TextReader(ModalityReader):
         return {"texts": by_column({column: describe_texts(split, column, tokenizer) for column in columns.texts})}
 
     def lines(self, summary):
-        """One line a column."""
+        """Lines for the terminal, for each column."""
         return [line for name, about in of_columns(summary["texts"]) for line in text_lines(about, name=name)]
 
     def from_request(self, value, key):
@@ -156,18 +156,20 @@ class TextReader(ModalityReader):
 
 
 def mask_token_of(tokenizer: Any) -> int | None:
-    """The token that stands for a dropped one: the mask, else the unknown one."""
+    """The token that replaces a dropped token: the mask token, else the unknown token."""
     return tokenizer.unk_token_id if tokenizer.mask_token_id is None else tokenizer.mask_token_id
 
 
 def drop_tokens(
     input_ids: torch.Tensor, tokenizer: Any, share: float, generators: Sequence[np.random.Generator]
 ) -> torch.Tensor:
-    """Masks tokens at random; special tokens, padding among them, stay.
+    """Masks tokens at random. Special tokens, including padding, stay.
 
     Args:
         input_ids: `(U, T)` int64.
-        generators: one a text.
+        tokenizer: has the mask token and the special tokens.
+        share: the share of tokens to mask, in [0, 1).
+        generators: one per text.
 
     Returns:
         `(U, T)` int64.
@@ -182,7 +184,7 @@ def drop_tokens(
 
 
 def describe_texts(split: Dataset, column: str, tokenizer: Any) -> dict[str, Any]:
-    """Lengths of the first texts, and how many differ; see `summary.describe`."""
+    """Lengths of the first texts, and how many texts are distinct; see `summary.describe`."""
     counts = count_values(split, column)
     texts = list(islice(present_texts(split, column), LOOKED_AT))
     about = {"looked_at": len(texts), "words": spread_of([len(text.split()) for text in texts]), "tokens": None}
@@ -203,7 +205,8 @@ def spread_of(lengths: Sequence[int]) -> list[int] | None:
 
 
 def text_lines(texts: dict[str, Any], what: str = "texts", name: str = "") -> list[str]:
-    """What `describe_texts` found, for the terminal, with `name` in front of it; nothing where there are none."""
+    """The result of `describe_texts` as lines for the terminal, with `name` at the start. Empty if there are no
+    texts."""
     if texts["words"] is None:
         return []
     lengths = [f"{unit} {' / '.join(map(str, texts[unit]))}" for unit in ("words", "tokens") if texts[unit]]

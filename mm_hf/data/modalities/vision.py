@@ -1,4 +1,4 @@
-"""Pictures of a row, and the frames of its video, which are pictures with a clock."""
+"""Pictures of a row, and the frames of its video, which are pictures in order of time."""
 
 import hashlib
 import io
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 @register_reader
 class VisionReader(ModalityReader):
-    """Pictures, each in its place, and behind them the frames of a video."""
+    """Pictures, each in its place, followed by the frames of a video."""
 
     name = Vision.name
     column_keys = ("image_column", "video_column")
@@ -72,26 +72,29 @@ class VisionReader(ModalityReader):
         return None
 
     def columns(self, columns, collator=None):
-        """The columns of pictures; of a video `column#0`, `column#1`…, one a frame."""
+        """The columns of pictures, and `column#0`, `column#1`… for the frames of a video."""
         count = 0 if columns.video is None or collator is None else collator.num_frames
         frames = [f"{columns.video}#{number}" for number in range(count)]
         if both := sorted(set(columns.images) & set(frames)):
-            raise ValueError(f"A column of pictures is called {both[0]!r}, as a frame of the video: rename it.")
+            raise ValueError(
+                f"A column of pictures is called {both[0]!r}, the name of a frame of the video: rename the column."
+            )
         return [*columns.images, *frames]
 
     def prepare_column(self, split, column, part, root):
-        """Pictures and videos as structs of bytes and path; a video that is a list of pictures as a list of those."""
+        """Pictures and videos as structs of bytes and path. A video that is a list of pictures becomes a list of such
+        structs."""
         if part == "image":
             return with_files(split, column, root, "images", Image(decode=False))
         feature: Any = split.features[column]
-        if isinstance(feature, Video):  # not to be decoded by datasets, see `prepare`
+        if isinstance(feature, Video):  # datasets must not decode it, see `prepare`
             return split
         if isinstance(feature, List) and isinstance(feature.feature, Image):
             return split.cast_column(column, List(Image(decode=False)))
         return with_files(split, column, root, "videos", SOUND)
 
     def key(self, row, column, collator):
-        """A hash of the picture, or of the video with the number of the frame."""
+        """A hash of the picture. For a frame, a hash of the video with the number of the frame."""
         columns = collator.columns
         if column in columns.images:
             return file_key(row, column, "picture", columns.image_id if len(columns.images) == 1 else None)
@@ -99,7 +102,7 @@ class VisionReader(ModalityReader):
         return None if whole is None else f"{whole}{column.removeprefix(columns.video)}"
 
     def contents(self, row, column, key, collator):
-        """The file of the picture; of a frame the files of the video, its number and that of all frames."""
+        """The file of the picture. For a frame, the files of the video, its number and the number of frames."""
         columns = collator.columns
         if column in columns.images:
             return contents_of_file(row, column, collator.root, "picture")
@@ -118,7 +121,7 @@ class VisionReader(ModalityReader):
         return frames_of(row, collator)[int(column.rpartition("#")[2])]
 
     def for_pipeline(self, row, collator):
-        """Pictures in their places; of a video its frames, in their order."""
+        """Pictures in their places. For a video its frames, in order."""
         columns, (of_pictures, of_videos) = collator.columns, Vision.row_keys
         pictures = [
             None if self.key(row, column, collator) is None else self.undecoded(row, column, collator)
@@ -137,7 +140,7 @@ class VisionReader(ModalityReader):
         return value if is_decoded(value) else source_of(row, column, collator.root, "picture")
 
     def blamed(self, column, columns):
-        """Of a video its first frame says it for all."""
+        """The column. For a video, only the first frame reports an error."""
         if column in columns.images:
             return column
         return columns.video if column.endswith("#0") else None
@@ -155,7 +158,7 @@ class VisionReader(ModalityReader):
         return {"pictures": {name: describe_pictures(split, name, columns.image_id, root) for name in columns.images}}
 
     def lines(self, summary):
-        """One line a column of pictures."""
+        """One line per column of pictures."""
         return [picture_line(column, about) for column, about in summary["pictures"].items()]
 
     def draw(self, row, collator):
@@ -168,7 +171,7 @@ class VisionReader(ModalityReader):
         return side_by_side(frames_of(row, collator))
 
     def amounts(self, item, key):
-        """Its pixels; of a video those of a frame, and its seconds."""
+        """Its pixels. For a video, the pixels of a frame, and its seconds."""
         if key != Vision.row_keys[0] and (video := size_of_video(item)) is not None:
             return video
         with open_file(item) as image:
@@ -184,7 +187,7 @@ class VisionReader(ModalityReader):
         return file.getvalue()
 
     def shown_item(self, item, collator):
-        """The picture, upright as `load` gives it."""
+        """The picture, upright, as `load` gives it."""
         return shown_picture(item)
 
     def shown(self, row, collator):
@@ -203,12 +206,12 @@ class VisionReader(ModalityReader):
         return items
 
     def missing(self, columns):
-        """A picture, or a video where that is all."""
+        """The text for a missing picture, or for a missing video if there are only videos."""
         return super().missing(columns) if columns.images or columns.video is None else "(no video)"
 
 
 def feature_name(feature: Any) -> str:
-    """A type of `datasets` for people, as List(Image)."""
+    """The name of a type of `datasets` for people, such as List(Image)."""
     name = type(feature).__name__
     return f"{name}({feature_name(feature.feature)})" if isinstance(feature, List) else name
 
@@ -221,8 +224,8 @@ def is_head_of_picture(head: bytes) -> bool:
 
 
 def size_of_video(content: bytes) -> dict[str, float] | None:
-    """Pixels of a frame and seconds of a video, as its header says them; None of what is no video, or cannot be
-    read."""
+    """Pixels of a frame and seconds of a video, according to its header. None if it is not a video, empty if it cannot
+    be read."""
     if not is_head_of_video(content[:16]):
         return None
     try:
@@ -232,7 +235,7 @@ def size_of_video(content: bytes) -> dict[str, float] | None:
             stream = container.streams.video[0]
             seconds = (container.duration or 0) / av.time_base
             return {"pixels": stream.width * stream.height, "seconds": max(0.0, seconds)}
-    except Exception:  # of PyAV a dozen types; whoever reads the video then says why it cannot be read
+    except Exception:  # PyAV raises many types; reading the video later reports the reason
         return {}
 
 
@@ -249,13 +252,17 @@ def decode_image(
     background: str | Sequence[int] | None = "white",
     least: tuple[int, int] | None = None,
 ) -> PILImage.Image:
-    """Decodes the picture of a row, to RGB, see `open_image`.
+    """Decodes the picture of a row to RGB, see `open_image`.
 
     Args:
-        row: as `Rows` gives it; the picture a dict of `bytes` and `path`, a PIL image, an array or a tensor.
+        row: as `Rows` gives it. The picture is a dict of `bytes` and `path`, a PIL image, an array or a tensor.
+        column: the column of the picture.
+        root: the folder of files, see `resolve_path`.
+        background: the colour behind transparent pixels, see `open_image`.
+        least: see `open_image`.
 
     Raises:
-        BadRowError: it is missing or broken, or its path leaves the root.
+        BadRowError: the picture is missing or broken, or its path is outside the root.
     """
     value = row[column]
     decoded = isinstance(value, (PILImage.Image, np.ndarray, torch.Tensor))
@@ -274,7 +281,7 @@ def decode_video(
     background: str | Sequence[int] | None = "white",
     least: tuple[int, int] | None = None,
 ) -> list[PILImage.Image]:
-    """The frames that stand for the video of a row, see `load_frames`; arguments as for `decode_image`."""
+    """The sampled frames of the video of a row, see `load_frames`. For the arguments see `decode_image`."""
     value = row[column]
     if is_absent(value):
         raise BadRowError(row, column, "there is no video.")
@@ -289,7 +296,7 @@ def decode_video(
 
 
 def frames_of(row: dict[str, Any], collator: "MultimodalCollator") -> list[PILImage.Image]:
-    """The frames of the row's video. They are asked for one after another, so that those of the last one are kept."""
+    """The frames of the row's video. Frames are requested one after another, so those of the last video are kept."""
     column = str(collator.columns.video)
     key = video_key(row, column)
     if collator.last_decoded.get(Vision.name, (None,))[0] != key:
@@ -300,7 +307,7 @@ def frames_of(row: dict[str, Any], collator: "MultimodalCollator") -> list[PILIm
 
 
 def video_key(row: dict[str, Any], column: str) -> str | None:
-    """A hash of the bytes or the path of a video, or of those of its pictures; None where the row has none."""
+    """A hash of the bytes or the path of a video, or of its pictures. None if the row has no video."""
     value = row[column]
     if is_absent(value):
         return None
@@ -312,12 +319,12 @@ def video_key(row: dict[str, Any], column: str) -> str | None:
         try:
             whole.update(digest(content_of({**row, column: frame}, column, "picture")))
         except BadRowError:
-            raise BadRowError(row, column, f"this is no video: {value!r:.80}.") from None
+            raise BadRowError(row, column, f"this is not a video: {value!r:.80}.") from None
     return whole.hexdigest()
 
 
 def side_by_side(frames: list[PILImage.Image]) -> PILImage.Image:
-    """The frames of a video in one picture, row by row."""
+    """The frames of a video in one picture, on a grid."""
     width, height = frames[0].size
     across = math.ceil(math.sqrt(len(frames)))
     sheet = PILImage.new("RGB", (across * width, -(-len(frames) // across) * height), "white")
@@ -339,7 +346,7 @@ def describe_pictures(split: Dataset, column: str, image_id: str | None, root: s
 
 
 def picture_size(picture: dict[str, Any], root: str | None) -> tuple[int, int] | None:
-    """Width and height, off the header; None where it cannot be read."""
+    """Width and height in pixels, from the header. None if it cannot be read."""
     try:
         with open_file(picture["bytes"] or resolve_path(picture["path"], root)) as image:
             return image.size
@@ -348,7 +355,7 @@ def picture_size(picture: dict[str, Any], root: str | None) -> tuple[int, int] |
 
 
 def distinct_pictures(split: Dataset, column: str, image_id: str | None) -> int | None:
-    """How many pictures there are, where that is known without reading them."""
+    """The number of distinct pictures, if it is known without reading them; else None."""
     if image_id is not None:
         return len(count_values(split, image_id))
     paths = set()
@@ -361,7 +368,7 @@ def distinct_pictures(split: Dataset, column: str, image_id: str | None) -> int 
 
 
 def picture_line(column: str, pictures: dict[str, Any]) -> str:
-    """What `describe_pictures` found, for the terminal."""
+    """The result of `describe_pictures` as a line for the terminal."""
     sizes = " / ".join(f"{width}×{height}" for width, height in pictures["sizes"] or [])
     text = f"  pictures  {column}: min / median / max {sizes}" if sizes else f"  pictures  {column}: none readable"
     text += "" if pictures["distinct"] is None else f"; {pictures['distinct']:,} distinct"

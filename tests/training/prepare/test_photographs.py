@@ -88,7 +88,7 @@ def test_every_house_is_in_one_part(handed_out, tmp_path, capsys):
         for name in houses.PHOTOGRAPHS:
             assert row[name]["bytes"] == files[f"Houses Dataset/{row['house']}_{name}.jpg"]
     card = (tmp_path / "out/README.md").read_text()
-    assert "not to be passed on" in card
+    assert "Do not pass the data on" in card
     assert "1609.08399" in card
 
 
@@ -120,7 +120,7 @@ def test_a_photograph_is_in_one_part_with_all_its_captions(handed_out, tmp_path)
             assert row["image"]["bytes"] == files[f"Images/{row['photo']}"]
     assert sum(map(len, parts.values())) == sum(1 + photo % 3 for photo in range(8))
     card = (tmp_path / "out/README.md").read_text()
-    assert "not to be passed on" in card
+    assert "Do not pass the data on" in card
 
 
 def test_fewer_photographs_to_train_on_leave_the_other_parts(tmp_path):

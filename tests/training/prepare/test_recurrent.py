@@ -68,7 +68,7 @@ def test_word_vectors(table, tmp_path):
     assert found.tolist() == [[0.25, -0.5, 1], [0.5, 0.25, -1]]
     assert model.embeddings.weight[tokenizer.pad_token_id].tolist() == [0, 0, 0]
     assert model.embeddings.weight[tokenizer.convert_tokens_to_ids("shape")].abs().min() > 0
-    assert "2 word vectors, which are those of `vectors.txt`" in (folder / "README.md").read_text()
+    assert "2 word vectors, which come from `vectors.txt`" in (folder / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

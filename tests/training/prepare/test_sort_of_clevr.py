@@ -311,7 +311,7 @@ def test_card_gives_the_floors_that_were_measured(splits, images, output):
         constant, shapes = 100 * np.mean(pairs, axis=0)
         assert f"\n| {name} | {constant:.1f} | {shapes:.1f} |\n" in card
     assert "63 % of the relational" in card
-    assert "over 94 % of either kind" in card
+    assert "over 94 % of both kinds" in card
 
 
 def test_card_names_licence_source_and_questions(output):

@@ -116,7 +116,7 @@ class Gallery:
             `(Q, k)` similarities, best first, and `(Q, k)` places of the items.
         """
         if modality not in self.embeddings:
-            raise ValueError(f"This gallery has no {modality!r}: it holds {sorted(self.embeddings)}.")
+            raise ValueError(f"This gallery holds {sorted(self.embeddings)}, but no {modality!r}.")
         index = self._indexes.get(modality)
         if index is None:
             index = self._indexes[modality] = make_index(self.embeddings[modality], self.factory)
@@ -202,7 +202,7 @@ class Gallery:
     def check(self):
         """Checks that the parts fit together."""
         if not isinstance(self.keys, dict) or not self.keys or list(self.keys) != list(self.places):
-            raise ValueError(f"it has keys for {list(self.keys)}, but places for {list(self.places)}")
+            raise ValueError(f"it has keys of {list(self.keys)}, but places of {list(self.places)}")
         if not isinstance(self.factory, str):
             raise ValueError(f"its factory must be a text, got {self.factory!r}")
         for modality, keys in self.keys.items():
@@ -211,7 +211,7 @@ class Gallery:
             if len(set(counts)) > 1 or len(set(keys)) != len(keys):
                 raise ValueError(f"{modality}: keys must be distinct, one per place and embedding; got {counts}")
             if not all(isinstance(place, int) and place >= 0 for place in places):
-                raise ValueError(f"{modality}: not all places are row numbers")
+                raise ValueError(f"not all places of {modality} are row numbers")
             if vectors is None:
                 continue
             if vectors.ndim != 2 or vectors.dtype is not torch.float32:
@@ -221,7 +221,8 @@ class Gallery:
             lengths = torch.linalg.vector_norm(vectors, dim=-1)
             if not ((lengths - 1).abs() <= LENGTH).all():  # true for NaN too
                 raise ValueError(
-                    f"embeddings of {modality} must have length 1, got {lengths.min():.4g} to {lengths.max():.4g}"
+                    f"embeddings of {modality} must have length 1, got "
+                    f"lengths from {lengths.min():.4g} to {lengths.max():.4g}"
                 )
         if self.pairs.ndim != 2 or self.pairs.shape[1] != 2 or self.pairs.dtype is not torch.int64:
             raise ValueError(f"its pairs must be (N, 2) int64, got {tuple(self.pairs.shape)} {self.pairs.dtype}")

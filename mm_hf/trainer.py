@@ -134,7 +134,7 @@ class MMTrainer(WholeCheckpoints):
     def get_train_dataloader(self) -> DataLoader:
         """This process's batches of the training rows."""
         if self.train_dataset is None:
-            raise ValueError("MMTrainer has no train_dataset: give one to train.")
+            raise ValueError("To train, MMTrainer needs train_dataset.")
         return self._loader(self.train_dataset, "train", train=True)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
@@ -143,7 +143,7 @@ class MMTrainer(WholeCheckpoints):
         if isinstance(dataset, str):
             dataset = cast(dict, self.eval_dataset)[dataset]
         if dataset is None:
-            raise ValueError("MMTrainer has no eval_dataset: give one to evaluate.")
+            raise ValueError("To evaluate, MMTrainer needs eval_dataset.")
         return self._loader(dataset, "validation", train=False)
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader:

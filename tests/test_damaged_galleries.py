@@ -148,7 +148,7 @@ SENSELESS = {
     "a place below": (None, lambda rest: {**rest, "places": {**rest["places"], "text": [0, 1, 2, 3, -1]}}, "places"),
     "a key twice": (None, lambda rest: {**rest, "keys": {**rest["keys"], "vision": ["a", "a", "b", "c"]}}, "vision"),
     "no keys": (None, lambda rest: {**rest, "keys": {}}, "keys of"),
-    "another factory": (None, lambda rest: {**rest, "factory": 3}, "factory is 3"),
+    "another factory": (None, lambda rest: {**rest, "factory": 3}, r"factory.*\b3\b"),
     "a key of nobody": (None, lambda rest: {**rest, "stranger": 3}, "stranger"),
     "a list": (None, lambda rest: [rest], "damaged"),
 }

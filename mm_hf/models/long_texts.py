@@ -15,7 +15,7 @@ from .text import TOKENIZING, UNKNOWN_LENGTH
 logger = logging.get_logger(__name__)
 
 MAX_WINDOWS = 64
-OVERLAP = 8  # one token in so many of a window is also in the window before, so that no word or phrase is cut in both
+OVERLAP = 8  # 1 / 8 of each window repeats the end of the window before, so that a word at a border is whole in one
 REACH = 4  # a window ends at the end of a word, which is looked for in its last quarter
 KEPT = 2048  # the windows of so many texts are cached, because each text is used once per place
 

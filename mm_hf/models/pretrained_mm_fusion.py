@@ -187,8 +187,7 @@ class MMFusionPreTrainedModel(FreezingMixin, EvidenceMixin, ConfidenceMixin, Pre
                 `fusion_module_config["fusion_type"]`; `"cross_attention"` if neither is given. (Its output is
                 normalised unless `fusion_module_config["output_norm"]` is false.)
             query_modality (`str`, *optional*): the modality whose tokens are the query; left out, see
-                `modality_that_asks`. It does not change the fusion width; `fusion_module_config["query_modality"]`
-                sets the width too.
+                `modality_that_asks`. It does not set the width; `fusion_module_config["query_modality"]` does.
             max_audio_seconds (`int`, *optional*): length of the longest sound: Whisper's encoder takes sounds of one
                 fixed length, and is cut to this length instead of 30 seconds. Give the processor the same value.
                 (Wav2Vec2 and similar encoders lose their SpecAugment, which fails on short sounds.)

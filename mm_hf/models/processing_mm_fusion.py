@@ -93,7 +93,7 @@ class MMFusionProcessor(ProcessorMixin):
     >>> processor = MMFusionProcessor.from_encoders_pretrained(vision="google/vit-base-patch16-224",
     ...                                                        text="google-bert/bert-base-uncased")
     >>> batch = processor(images=[image, None], text=["what colour?", "what shape?"])  # the second row has no image
-    >>> batch = processor(images=[image, None], text=["what colour?", "what shape?"])  # the second row has no image
+    ```
     """
 
     valid_processor_kwargs = MMFusionProcessorKwargs

@@ -186,10 +186,10 @@ class MMFusionForRetrieval(MMFusionPreTrainedModel):
     ) -> torch.Tensor:
         """The embeddings of items of a modality, by its name: `(U, E)`, of length 1; see `get_text_features`."""
         if modality not in self.embeddings:
-            raise ValueError(f"This model has no embeddings of {modality!r}; it searches {list(self.embeddings)}.")
+            raise ValueError(f"This model searches {list(self.embeddings)}, but not {modality!r}.")
         states = self.model.encode({}, encoder_states, **inputs)[modality]
         if states.levels is None:
-            raise ValueError(f"The inputs {sorted(inputs)} contain no item of modality {modality!r}.")
+            raise ValueError(f"There is no item of modality {modality!r} among the inputs {sorted(inputs)}.")
         return self.embeddings[modality](states)
 
     @can_return_tuple

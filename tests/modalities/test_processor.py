@@ -187,7 +187,7 @@ def test_a_pipeline_refuses_a_bad_item_by_its_row(case):
         pipe([{key: source}, {key: bad}])
     if not case.several_places:
         return
-    with pytest.raises(ValueError, match=f"2 {case.modality.items}.* 1 a row.*{case.modality.places_key}"):
+    with pytest.raises(ValueError, match=f"2 {case.modality.items}.* 1 per row.*{case.modality.places_key}"):
         pipe({key: [source, source]})
 
 
@@ -199,7 +199,7 @@ def test_places_in_a_pipeline(of_places):
     assert batch[of_places.index].tolist() == [[0, 1], [1, -1], [1, -1], [-1, 0]]
     items = of_places.processor()(**{of_places.modality.argument: of_places.items[:2]})
     same(without_index(batch), without_index(items))
-    with pytest.raises(ValueError, match=f"3 {of_places.modality.items}.* 2 a row"):
+    with pytest.raises(ValueError, match=f"3 {of_places.modality.items}.* 2 per row"):
         pipe({key: [one] * 3})
     where = "" if of_places.name == "series" else f"{key} 2 of 2: "  # that its channels are others, the scaler knows
     with pytest.raises(ValueError, match=f"Row 0: {where}.*{of_places.bad[1]}"):

@@ -496,7 +496,7 @@ BAD = {
     "an empty text": ({"text": " "}, "empty"),
     "a number": ({"text": 5}, "5"),
     "a lone surrogate": ({"text": "a \ud800"}, "lone surrogate"),
-    "many texts": ({"text": ["no", "who"]}, "2 texts, .* 1 a row"),
+    "many texts": ({"text": ["no", "who"]}, "2 texts, .* 1 per row"),
     "nothing": ({"text": None, "image": NAN}, "needs an image"),
     "no row": (17, "17"),
     "None": (None, "None"),

@@ -66,7 +66,7 @@ def test_more_pictures_than_places_beside_the_frames():
         processor=processor(),
         task="multimodal-classification",
     )
-    with pytest.raises(ValueError, match=r"3 images.* 2 a row"):
+    with pytest.raises(ValueError, match=r"3 images.* 2 per row"):
         pipe({"image": [FRONT, BACK, FRONT], "video": CLIP})
 
 

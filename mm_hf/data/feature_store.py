@@ -104,7 +104,7 @@ class FeatureStore:
         of_this_set = size_of(keep.folder) + needed
         if self.limit is not None and of_this_set > self.limit:
             raise StoreError(
-                f"its features would take {of_this_set / 1e9:.3g} GB in {keep.folder}, above the cache_limit of "
+                f"its features would take {of_this_set / 1e9:.3g} GB in {keep.folder}, but cache_limit is "
                 f"{self.limit / 1e9:.3g} GB: raise cache_limit, or remove old features."
             )
         sets = [one for one in self.sets() if one[0] != keep.folder]

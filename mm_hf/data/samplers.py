@@ -80,7 +80,7 @@ class GroupedBatchSampler(Sampler[list[int]]):
     def set_epoch(self, epoch: int, skip: int = 0):
         """Sets the epoch, which decides the order, and how many of its first batches to skip when a run resumes."""
         if not 0 <= skip <= len(self):
-            raise ValueError(f"skip must be from 0 to {len(self)}, the number of batches of an epoch, got {skip}.")
+            raise ValueError(f"An epoch has {len(self)} batches, so skip must be from 0 to {len(self)}, got {skip}.")
         self.epoch, self.skip = epoch, skip
 
     def __len__(self) -> int:

@@ -219,8 +219,8 @@ def cut_fold(
 
     if len(groups) < count + (2 if count == 2 else 0):
         raise ValueError(
-            f"{len(split)} rows in {len(groups)} group(s) are too few for {count} folds: rows that share a picture, a "
-            "sound or a group stay together. Set --folds to a smaller number."
+            f"{count} folds are too many for {len(split)} rows in {len(groups)} group(s): rows that share a picture, "
+            "a sound or a group stay together. Set --folds to a smaller number."
         )
     of_row = np.empty(len(split), dtype=np.int64)
     for place, group in enumerate(groups):

@@ -205,8 +205,8 @@ def test_costs(plain, folder, tmp_path, capsys):
     ]
     assert paid["cost"] == pytest.approx(sum(by_hand) / len(rows), abs=1e-6)
     assert paid["answered"] == pytest.approx(sum(bool(row["prediction"]) for row in rows) / len(rows), abs=1e-6)
-    assert "cost a row" in capsys.readouterr().out
-    assert "of least expected cost" in (tmp_path / "report/report.html").read_text()
+    assert "cost per row" in capsys.readouterr().out
+    assert "lowest expected cost" in (tmp_path / "report/report.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,7 @@ def test_labels_that_cannot_be_read_again_do_not_stop_a_trained_model(capsys):
     predictions = SimpleNamespace(logits=torch.zeros(2, 1), labels=torch.tensor([3.0, 3.0]))
     assert constant_floors(job, predictions) == []
     assert "OSError: the server is gone" in capsys.readouterr().out
-    assert "No floor was measured" in verdict([])
+    assert "No floor (baseline) was measured" in verdict([])
 
 
 @pytest.mark.parametrize("metric", ["rmse", "accuracy"])

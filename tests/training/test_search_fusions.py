@@ -79,7 +79,7 @@ def test_the_best_on_validation_is_trained_to_the_end(tmp_path, monkeypatch, scr
         exits.run_script(evaluate.main)
         page = (folder / "evaluation/report.html").read_text()
         assert page.count("<td>concat</td>") == sum(trial["fusion"] == "concat" for trial in trials)
-        assert f"Chosen was {winner['fusion']}" in page
+        assert f"The winner is {winner['fusion']}" in page
 
     named = run_of(tmp_path / "named", script, **winner)
     weights, same = (load_file(path / "model.safetensors") for path in (folder, named))

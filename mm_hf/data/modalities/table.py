@@ -80,7 +80,7 @@ class TableReader(ModalityReader):
 
     def line_refused(self, encoder):
         """The parts of a date share one token. Writing a linear model for this is not implemented."""
-        return "it has dates, whose parts share one token" if encoder.config.date_sizes else None
+        return "it has dates, and the parts of a date share one token" if encoder.config.date_sizes else None
 
     def write_line(self, model, places):
         """See `write_table`."""
@@ -107,7 +107,7 @@ class TableReader(ModalityReader):
             if sample.numbers is None:
                 return Evidence("number", "table", f"numbers written for people, such as {sample.values[0]}")
             if sample.either:
-                why = f"numbers such as {sample.values[0]!r:.20}, whose decimals --decimal has to name"
+                why = f"numbers such as {sample.values[0]!r:.20}; set --decimal to the mark before the decimals"
                 return Evidence("number", "table", why)
             unit = f", in {sample.unit}" if sample.unit else ""
             return Evidence("number", "table", f"numbers from {sample.span()}{unit}")

@@ -161,9 +161,9 @@ def test_the_card_says_it(problem_types, metric, floor, says, beaten):
     assert (f"\n{words}\n" in card.text) == beaten
     assert says in card.text
     assert "LABEL_0" not in card.text
-    assert "It knows the labels above" not in card.text or (kind in problem_types.values() and "label" in kind)
+    assert "only knows the labels above" not in card.text or (kind in problem_types.values() and "label" in kind)
     assert f"| floor: {floor.replace('_', ' ')} | {comparisons[0]['value']:.4f} |" in card.text
-    assert ("*mean* is that of the training part's numbers" in card.text) == (kind == "regression")
+    assert ("*mean* is the mean of the numbers in the training part" in card.text) == (kind == "regression")
 
 
 def test_floors_that_look_at_no_row():

@@ -1,10 +1,10 @@
-"""A modality of one's own: a point on the map, latitude and longitude. Read it from top to bottom.
+"""Your own modality: a point on the map, with latitude and longitude. Read it from top to bottom.
 
     mm_hf train homes.csv --import examples/custom_modality.py --point_column latitude longitude --label price
-    mm_hf predict runs/homes new.csv -o prices.csv              # the run's folder says what it imports
+    mm_hf predict runs/homes new.csv -o prices.csv              # the run's folder names the imported file
 
-In Python `import custom_modality`; config and processor take `extra_configs={"place": PlaceConfig()}` and
-`extra_parts={"place": PlaceScaler.fit(…)}`. It does not travel with checkpoints: import it before you load one.
+In Python: `import custom_modality`. Config and processor take `extra_configs={"place": PlaceConfig()}` and
+`extra_parts={"place": PlaceScaler.fit(…)}`. This file is not part of checkpoints: import it before you load one.
 """
 
 import contextlib
@@ -24,9 +24,9 @@ from mm_hf.data.rows import is_absent
 from mm_hf.models.modality import Modality, register_modality
 
 
-# 1. The encoder: a config and a model as those of the library.
+# 1. The encoder: a config and a model, as in the library.
 class PlaceConfig(PreTrainedConfig):
-    """How many scales, each half as wide as the one before, and how wide the tokens are."""
+    """The number of scales (each is half as wide as the one before), and the width of the tokens."""
 
     model_type = "example_place"
     scales: int = 8
@@ -35,8 +35,8 @@ class PlaceConfig(PreTrainedConfig):
 
 
 class PlaceModel(PreTrainedModel):
-    """One token a scale, of the sines and cosines of a point at that scale (Space2Vec, Mai et al. 2020): the first
-    tells the sides of the map apart, the last one street from the next."""
+    """One token per scale, from the sines and cosines of a point at that scale (Space2Vec, Mai et al. 2020). The first
+    scale separates the two sides of the map, and the last one separates neighbouring streets."""
 
     config_class = PlaceConfig
     main_input_name = "place_values"
@@ -47,7 +47,7 @@ class PlaceModel(PreTrainedModel):
         self.post_init()
 
     def forward(self, place_values: torch.Tensor, **kwargs) -> BaseModelOutput:
-        """Gives tokens `(U, scales, H)` of `place_values` `(U, 3)` float, see `PlaceScaler`."""
+        """Returns tokens `(U, scales, H)` for `place_values` `(U, 3)` float, see `PlaceScaler`."""
         angles = [math.pi / 2 * 2**scale * place_values for scale in range(len(self.layers))]
         features = [torch.cat([angle.sin(), angle.cos()], dim=-1) for angle in angles]  # (U, 6) each
         return BaseModelOutput(torch.stack([layer(one) for layer, one in zip(self.layers, features)], dim=1))
@@ -57,28 +57,28 @@ AutoConfig.register(PlaceConfig.model_type, PlaceConfig, exist_ok=True)
 AutoModel.register(PlaceConfig, PlaceModel, exist_ok=True)
 
 
-# 2. The part of the processor: how places become tensors, and what it learns from the training rows.
+# 2. The part of the processor: turns places into tensors, and is fitted on the training rows.
 def direction(place: Iterable[Any]) -> torch.Tensor:
-    """Where a place is from the middle of the earth, `(3,)` float64 of length 1: so 180 degrees east and west are one
-    meridian, and near a pole all longitudes are near. What is no latitude and longitude in degrees is refused."""
+    """The direction of a place from the centre of the earth, `(3,)` float64 of length 1. So 180 degrees east and west
+    are the same meridian, and close to a pole all longitudes are close to each other. Other values are refused."""
     try:
         latitude, longitude = map(float, () if isinstance(place, str) else place)
     except (TypeError, ValueError):
         latitude = longitude = math.nan
     if not (abs(latitude) <= 90 and abs(longitude) <= 180):
-        raise ValueError(f"a place is a latitude, -90 to 90, and a longitude, -180 to 180; got {place!r:.80}.")
+        raise ValueError(f"a place needs a latitude, -90 to 90, and a longitude, -180 to 180; got {place!r:.80}.")
     up, around = torch.tensor([latitude, longitude], dtype=torch.float64).deg2rad()
     return torch.stack([up.cos() * around.cos(), up.cos() * around.sin(), up.sin()])
 
 
 @dataclass
 class PlaceScaler:
-    """Moves the middle of the training rows to 0 and the farthest of them to 1: near means one thing for the homes of
-    a town, and another for the ports of the world. `center` is a direction, `spread` how far the farthest is."""
+    """Scales places so that the mean of the training rows is 0 and the farthest one has distance 1. Distances between
+    homes in a town and between ports of the world differ much. `center` is the mean, `spread` the largest distance."""
 
     center: list[float]
     spread: float
-    model_input_names = ["place_values"]  # without a type it is no field
+    model_input_names = ["place_values"]  # without a type annotation, so it is no dataclass field
     to_dict = asdict
 
     @classmethod
@@ -87,7 +87,7 @@ class PlaceScaler:
 
     @classmethod
     def fit(cls, places: Iterable[Iterable[Any]]) -> "PlaceScaler":
-        """Learns both from places in degrees; what is none is passed over."""
+        """Fits both values on places in degrees; values that are no places are ignored."""
         points = []
         for place in places:
             with contextlib.suppress(ValueError):
@@ -98,12 +98,12 @@ class PlaceScaler:
         return cls(center.tolist(), max(1e-6, *((point - center).norm().item() for point in points)))
 
     def __call__(self, points: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Makes `place_values` `(U, 3)` float32 of directions."""
+        """Makes `place_values` `(U, 3)` float32 from directions."""
         center = torch.tensor(self.center, dtype=torch.float64)
         return {"place_values": ((torch.stack(points) - center) / self.spread).float()}
 
 
-# 3. What model, processor and pipelines have to know.
+# 3. What model, processor and pipelines need to know.
 @register_modality
 class Place(Modality):
     """A point on the map."""
@@ -122,10 +122,10 @@ class Place(Modality):
         return direction(item)
 
 
-# 4. What data sets and recipes have to know.
+# 4. What data sets and recipes need to know.
 @register_reader
 class PlaceReader(ModalityReader):
-    """Two columns of degrees, which make one item; a row in which both are empty has no place."""
+    """Two columns of degrees together are one item. If both are empty, the row has no place."""
 
     name = "place"
     column_keys = ("point_column",)

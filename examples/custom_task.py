@@ -1,11 +1,11 @@
-"""A task of one's own: classes that have an order, such as the stars of a review. Read it from top to bottom.
+"""Your own task: ordered classes, such as the stars of a review. Read it from top to bottom.
 
     mm_hf train reviews.csv --import examples/custom_task.py --label stars --problem_type ordered_classes
-    mm_hf predict runs/reviews new.csv -o stars.csv             # the run's folder says what it imports
+    mm_hf predict runs/reviews new.csv -o stars.csv             # the run's folder names the imported file
 
-Beside other tasks, in a recipe: `label_column: [stars, price]`, `problem_type: {stars: ordered_classes}`. In Python:
-`import custom_task`, and the model's config takes `problem_type="ordered_classes"`. This file does not travel with
-checkpoints: whoever loads one has to import it first.
+Together with other tasks, in a recipe: `label_column: [stars, price]`, `problem_type: {stars: ordered_classes}`. In
+Python: `import custom_task`, and the model's config takes `problem_type="ordered_classes"`. This file is not part of
+checkpoints: import it before you load one.
 """
 
 from dataclasses import dataclass
@@ -23,39 +23,39 @@ from mm_hf.tasks import Constant, Task, register_task
 
 # 1. What a model needs: the last layer, and the loss.
 class CumulativeLinks(nn.Module):
-    """Ordered classes as parts of one line (McCullagh 1980): a row has a place on it, with logistic noise,
-    and between two neighbouring classes there is a threshold. All classes share one direction, so that few rows of a
-    rare one are enough.
+    """Ordered classes as intervals on one axis (McCullagh 1980): a row has a position on the axis, with logistic
+    noise, and a threshold separates two neighbouring classes. All classes share one direction, so a few rows of a
+    rare class are enough.
 
     Args:
-        width: of the fused vector.
+        width: width of the fused vector.
         classes: C, at least two.
     """
 
     def __init__(self, width: int, classes: int):
         super().__init__()
         self.direction = nn.Linear(width, 1, bias=False)
-        self.lowest = nn.Parameter(torch.zeros(1))  # threshold
-        self.gaps = nn.Parameter(torch.zeros(classes - 2))  # from each to the next, before softplus: they stay ordered
+        self.lowest = nn.Parameter(torch.zeros(1))  # the lowest threshold
+        self.gaps = nn.Parameter(torch.zeros(classes - 2))  # gaps between thresholds; softplus keeps these in order
 
     def init_own_parameters(self, std: float):
-        """Thresholds at even distances around 0."""
+        """Sets the thresholds at equal distances around 0."""
         init.constant_(self.lowest, -softplus(torch.zeros(len(self.gaps))).sum().item() / 2)
         init.zeros_(self.gaps)
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Gives log-probabilities `(B, C)` float32: of a class P(below its upper threshold) - P(below its lower)."""
+        """Returns log-probabilities `(B, C)` float32; each is of P(below its upper threshold) - P(below its lower)."""
         gaps = softplus(self.gaps.float())
         thresholds = self.lowest.float() + pad(gaps.cumsum(0), (1, 0))  # (C - 1,)
         beyond = self.direction(vectors).float() - thresholds  # (B, C - 1)
-        # s(a) - s(b) = s(a) s(-b) (1 - exp(b - a)): sums of logarithms, which no far place turns into log(0).
+        # s(a) - s(b) = s(a) s(-b) (1 - exp(b - a)): a sum of logarithms, so that far positions do not give log(0).
         inside = pad((-(-gaps).expm1()).log(), (1, 1))
         return pad(logsigmoid(-beyond), (0, 1)) + pad(logsigmoid(beyond), (1, 0)) + inside
 
 
 @register_task_head
 class OrderedHead(TaskHead):
-    """Labels are classes, by their numbers; logits are log-probabilities."""
+    """Labels are numbers of classes; logits are log-probabilities."""
 
     name = "ordered_classes"
 
@@ -66,11 +66,11 @@ class OrderedHead(TaskHead):
         return nll_loss(scores, labels, reduction="none")
 
 
-# 2. What training and reports need: how answers are found, measured and said (a class by its name, as it is).
+# 2. What training and reports need: how answers are computed and measured. (They are shown by the names of classes.)
 @register_task
 @dataclass
 class Ordered(Task):
-    """Which one of several ordered classes a row is."""
+    """Which one of several ordered classes a row belongs to."""
 
     name = "ordered_classes"
     heads = ("classification",)
@@ -82,18 +82,18 @@ class Ordered(Task):
         values = [read_number(name.split(" ")[0]) for name in self.names or []]
         if None in values or values != sorted(values):
             raise ValueError(
-                f"{self.column}: ordered classes need names that begin with numbers in their order, got {self.names}: "
-                "call them 1 to 5, or '1 low', '2 high'."
+                f"{self.column}: names of ordered classes must begin with numbers in increasing order, got "
+                f"{self.names}. Name them 1 to 5, or '1 low', '2 high'."
             )
 
     def answers(self, logits):
-        """The median of the probabilities, which the mean absolute error wants. (The likeliest class is one of the two
-        ends where the noise is wide: a pipeline, which lists probabilities, may have another one first.)"""
+        """The median of the probabilities, which is best for the mean absolute error. (With much noise the most
+        probable class is the first or the last one. So a pipeline, which sorts by probability, may differ.)"""
         return (logits.float().softmax(-1).cumsum(-1) < 0.5).sum(-1)
 
     def metrics(self, outputs, validate=True):
-        """First the mean absolute error, in classes: two stars off is worse than one, it can be read without a table,
-        and its best constant, the median, is a floor that says something: the kappa of any constant is 0."""
+        """The mean absolute error, in classes, comes first: two stars off is worse than one, it is easy to read, and
+        its best constant answer, the median, is a useful floor. (The kappa of any constant answer is 0.)"""
         from torchmetrics import functional
 
         classes = {"task": "multiclass", "num_classes": outputs, "validate_args": validate}
@@ -104,7 +104,7 @@ class Ordered(Task):
         }
 
     def score(self, metrics, answers, targets):
-        """The quadratic weighted kappa (Cohen 1968), at most 1; 0 where nothing differs, of which it says nothing."""
+        """The quadratic weighted kappa (Cohen 1968), at most 1. It is not defined if all values are equal: then 0."""
         return metrics["kappa"] if metrics["kappa"] == metrics["kappa"] else 0.0
 
     def constants(self, labels, outputs):

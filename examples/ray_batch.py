@@ -1,17 +1,17 @@
-"""Answers the rows of a large table by Ray Data: several workers, on one machine or many, into one file.
+"""Predicts the rows of a large table with Ray Data: several workers, on one or many machines, write one file.
 
     pip install "mm_hf[ray]"
     python examples/ray_batch.py runs/houses new.csv answers.parquet --keys image=photo text=title table=beds,kind
 
---keys says which columns are what of a row of the pipelines; an empty cell is absent. Files of pictures and sounds lie
-in the folder of the table, or below it. The file that is written (.csv or .parquet) has the table's columns and order,
-and `answer`, what the pipeline says of each row, as JSON; null where a row cannot be read. Blocks of rows are answered
-as they are read: no process holds the table. It prints:
+--keys says which columns belong to which key of the pipeline's rows; an empty cell is a missing item. Files of
+pictures and sounds must be in the folder of the table or below it. The output file (.csv or .parquet) has the table's
+columns and order. Its new column `answer` holds the pipeline's answer to each row as JSON, or null if a row cannot be
+read. Rows are processed block by block: no process holds the whole table. The script prints:
 
     1000 rows, of which 998 have an answer: answers.parquet
 
-One machine is enough for most tables: there `mm_hf predict` does this, and goes on where it was stopped. --address is
-of a cluster that runs, on whose machines mm_hf, the checkpoint and the table are at the same paths.
+One machine is enough for most tables: use `mm_hf predict` there, which can also resume. --address names a running
+cluster. On its machines mm_hf must be installed, and the checkpoint and the table must have the same paths.
 """
 
 import argparse
@@ -25,17 +25,17 @@ import pyarrow.parquet
 
 
 PRIVATE = {"RAY_USAGE_STATS_ENABLED": "0"}  # Ray reads its variables when it is imported, below
-ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # elsewhere too: all of it talks over loopback
+ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # on all systems: everything communicates over loopback
 
 
 class Answers:
-    """Answers blocks of rows in a worker, which opens the checkpoint once.
+    """Predicts blocks of rows in a worker, which opens the checkpoint once.
 
     Args:
         run: folder or Hub id.
-        keys: columns by key of a row; of a table several.
-        root: the folder that files of a row must lie in.
-        threads: of torch.
+        keys: columns by key of a row; a table has several columns.
+        root: the folder that must contain the files of a row.
+        threads: number of torch threads.
     """
 
     def __init__(self, run: str, keys: dict[str, list[str]], root: str, threads: int):
@@ -53,7 +53,7 @@ class Answers:
         return block.append_column("answer", pyarrow.array(spelled, pyarrow.string()))
 
     def row(self, values: dict) -> dict:
-        """A row as the pipeline takes it; what leads out of the folder is left for the pipeline to refuse."""
+        """A row in the form of the pipeline. The pipeline then refuses files that are outside the folder."""
         from mm_hf.data import resolve_path
 
         row = {}
@@ -66,21 +66,21 @@ class Answers:
                 try:
                     value = resolve_path(value, self.root)
                 except ValueError:
-                    value = b""  # no file: this row has no answer
+                    value = b""  # not a valid file, so this row gets no answer
             row[key] = value
         return row
 
 
 def main():
-    """All of it, from top to bottom."""
+    """The whole script."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", help="folder of a run or checkpoint, or Hub id")
     parser.add_argument("rows", type=Path, help=".csv or .parquet")
     parser.add_argument("output", type=Path, help=".csv or .parquet")
-    parser.add_argument("--keys", nargs="+", required=True, metavar="KEY=COLUMN", help="what the columns are")
-    parser.add_argument("--workers", type=int, default=2, help="processes that answer")
-    parser.add_argument("--threads", type=int, default=1, help="cores of each")
-    parser.add_argument("--address", help="of a cluster of Ray that runs; left out, one is started on this machine")
+    parser.add_argument("--keys", nargs="+", required=True, metavar="KEY=COLUMN", help="columns of each key")
+    parser.add_argument("--workers", type=int, default=2, help="processes that predict")
+    parser.add_argument("--threads", type=int, default=1, help="cores per process")
+    parser.add_argument("--address", help="address of a running Ray cluster; left out, one is started on this machine")
     args = parser.parse_args()
     keys = {key: columns.split(",") for key, columns in (word.split("=", 1) for word in args.keys)}
     if bad := [file for file in (args.rows, args.output) if file.suffix not in (".csv", ".parquet")]:
@@ -90,7 +90,7 @@ def main():
         os.environ.setdefault(name, value)
     import ray
 
-    own = {"num_cpus": args.workers * args.threads + 1, "include_dashboard": False}  # one reads
+    own = {"num_cpus": args.workers * args.threads + 1, "include_dashboard": False}  # one more to read
     ray.init(logging_level="WARNING", **({"address": args.address} if args.address else own))
     ray.data.DataContext.get_current().execution_options.preserve_order = True
     read = ray.data.read_csv if args.rows.suffix == ".csv" else ray.data.read_parquet

@@ -1,18 +1,19 @@
-"""Serves a checkpoint by Ray Serve: several copies, on one machine or many, behind one address.
+"""Serves a checkpoint with Ray Serve: several copies, on one or many machines, behind one address.
 
     pip install "mm_hf[ray]"
     python examples/ray_serve.py runs/houses --replicas 2
     curl http://127.0.0.1:8000/predict -F image=@circle.png -F 'question=what color is the shape?'
 
-Each copy is the service of `mm_hf serve`, with its routes, limits and micro-batching, and runs no code of the
-checkpoint. Ray hands each request to a copy that has little to do, so that /metrics is of one of them. Without
---address a cluster is started on this machine, for this process alone, which sends no usage data. It prints:
+Each copy is the service of `mm_hf serve`, with its routes, limits and micro-batching. It runs no code from the
+checkpoint. Ray sends each request to a copy with little load, so /metrics shows only one of the copies. Without
+--address, a cluster is started on this machine, only for this process; it sends no usage data. The script prints:
 
     2 replicas of runs/houses answer at http://127.0.0.1:8000/predict (Ctrl-C ends them)
 
-It asks for no key: put what does in front of it before you give another --host. --address is of a cluster that runs:
-`ray start --head` on one machine, `ray start --address=HEAD:6379` on the others, on each of which mm_hf and the
-checkpoint are at the same path. Keep it in a network of its own; with Ray's RAY_AUTH_MODE=token it asks who calls.
+It does not check a key: put a proxy that does in front of it before you give another --host. --address names a running
+cluster: `ray start --head` on one machine, `ray start --address=HEAD:6379` on the others. On each machine mm_hf must
+be installed, and the checkpoint must have the same path. Keep the cluster in a private network; with Ray's
+RAY_AUTH_MODE=token it requires a token.
 """
 
 import argparse
@@ -21,16 +22,16 @@ import secrets
 import signal
 
 
-# Ray reads its variables when it is imported, which is why that is done below.
+# Ray reads these variables when it is imported, so it is imported below.
 PRIVATE = {"RAY_USAGE_STATS_ENABLED": "0"}
-# Of a cluster of one's own: it talks over loopback, on any system. What copies open for one another listens at all
-# addresses whatever is said; it answers those who have the token.
+# For its own cluster: it uses loopback on any system. The ports that copies open for each other listen on all
+# addresses, and this cannot be changed; they only answer requests with the token.
 ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 ALONE["RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"] = "60"  # a busy machine takes longer to start one than Ray's 5 seconds
 
 
 def service_of(run: str, threads: int):
-    """The ASGI application of one copy, made in its own process."""
+    """Makes the ASGI application of one copy, in its own process."""
     import torch
 
     from mm_hf.serve.app import make_app
@@ -44,14 +45,14 @@ def service_of(run: str, threads: int):
 
 
 def main():
-    """All of it, from top to bottom."""
+    """The whole script."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", help="folder of a run or checkpoint, or Hub id")
-    parser.add_argument("--replicas", type=int, default=2, help="copies")
-    parser.add_argument("--threads", type=int, default=1, help="cores of each copy")
+    parser.add_argument("--replicas", type=int, default=2, help="number of copies")
+    parser.add_argument("--threads", type=int, default=1, help="cores per copy")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on")
-    parser.add_argument("--address", help="of a cluster of Ray that runs; left out, one is started on this machine")
+    parser.add_argument("--address", help="address of a running Ray cluster; left out, one is started on this machine")
     args = parser.parse_args()
 
     run = os.path.abspath(args.run) if os.path.isdir(args.run) else args.run
@@ -66,11 +67,11 @@ def main():
     try:
         serve.start(http_options={"host": args.host, "port": args.port})
 
-        def build():  # Ray calls it in each copy; a `partial` it would take for an application
+        def build():  # Ray calls it in each copy; it would take a `partial` for an application
             return service_of(run, args.threads)
 
         copy = serve.deployment(serve.ingress(build)())
-        # A batch is full before a copy is busy: the service has a queue of its own, and refuses what it cannot hold.
+        # The limit is larger than a batch: the service has its own queue, and refuses requests that do not fit in.
         options = {"num_cpus": args.threads, "runtime_env": {"env_vars": {"TOKENIZERS_PARALLELISM": "false"}}}
         copies = copy.options(num_replicas=args.replicas, max_ongoing_requests=64, ray_actor_options=options)
         serve.run(copies.bind(), name="mm_hf", route_prefix="/")

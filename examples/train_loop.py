@@ -1,9 +1,9 @@
-"""Trains a classifier of pictures with texts in an Accelerate loop of your own. Read it from top to bottom.
+"""Trains a classifier of pictures with texts, in your own loop with Accelerate. Read it from top to bottom.
 
     python examples/train_loop.py --data my.csv --image photo --text title --label kind
     accelerate launch --multi_gpu --num_processes 2 examples/train_loop.py
 
-The default data are emoji with their names (`mm_hf prepare openmoji data/openmoji`), and encoders may be any Hub id or
+The default data is emoji with their names (`mm_hf prepare openmoji data/openmoji`). Encoders may be any Hub id or
 folder. With `--vision_encoder data/encoders/mobilenet-v2 --text_encoder data/encoders/minilm-l6 --image_size 64`
 (`mm_hf prepare encoders data/encoders`) it prints, after 25 seconds of one busy core:
 
@@ -53,14 +53,14 @@ parser.add_argument("--output", default="runs/train_loop")
 args, accelerator = parser.parse_args(), Accelerator()
 set_seed(0)
 
-# Rows. Parts that the data do not bring are cut from train. Classes get numbers by their names.
+# Rows. Parts that the data does not have are split from train. Classes get numbers by their names.
 columns = Columns(image=args.image, text=args.text, label=args.label)
 splits = load_splits(args.data, columns, seed=0)
 classes, problem_type = labels_of(splits, args.label, "single_label_classification")
 splits = normalise_labels(splits, {args.label: classes})
 rows = {name: Rows(part, name) for name, part in splits.items()}
 
-# The encoders are pretrained and frozen; projections, fusion (cross-attention) and head start from nothing.
+# The encoders are pretrained and frozen; projections, fusion (cross-attention) and head start from random weights.
 encoders = {"vision": args.vision_encoder, "text": args.text_encoder}
 model = mm_hf.MMFusionForClassification.from_encoders_pretrained(
     **encoders,
@@ -71,7 +71,7 @@ model = mm_hf.MMFusionForClassification.from_encoders_pretrained(
     id2label=dict(enumerate(classes)),
 ).to(accelerator.device)
 processor = mm_hf.MMFusionProcessor.from_encoders_pretrained(**encoders, image_size=args.image_size)
-root = data_root_of(args.data)  # of the paths of pictures
+root = data_root_of(args.data)  # paths of pictures are relative to this folder
 collator = MultimodalCollator(processor, columns, model.config.label2id, problem_type, root=root)
 
 # A frozen encoder gives the same features in every epoch: each distinct picture and text is encoded once.
@@ -80,7 +80,7 @@ for modality in model.config.frozen_encoders:
     items = {key: row for part in rows.values() for row in part if (key := collator.item_key(row, modality))}
     collator.cache.fill(modality, items.items(), lambda batch, name=modality: collator.prepare_items(name, batch))
 
-# A BatchLoader takes the rows of its process by itself, so that loaders are not prepared, and the schedule neither.
+# A BatchLoader itself selects the rows of its process. So `accelerator.prepare` is not used for loaders and schedule.
 place = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
 loader = BatchLoader(rows["train"], collator, 32, train=True, **place)
 groups = parameter_groups(model, learning_rate=1e-3, weight_decay=0.05)
@@ -89,16 +89,16 @@ scheduler = get_cosine_schedule_with_warmup(optimizer, len(loader) // 4, 5 * len
 
 
 def accuracy(part: str) -> float:
-    """Over all rows of a part, each counted once on any number of processes."""
+    """Accuracy over all rows of a part. Each row counts once, on any number of processes."""
     answers = predict(model, BatchLoader(rows[part], collator, 256, train=False, **place), accelerator, progress=False)
     return classification_metrics(answers.logits, answers.labels, problem_type)["metrics"]["accuracy"]
 
 
 for epoch in range(5):
     model.train()
-    loader.set_epoch(epoch)  # its order
+    loader.set_epoch(epoch)  # the order of the rows depends on it
     for batch in loader:
-        batch.pop("row_ids")  # which rows these are: nothing for the model
+        batch.pop("row_ids")  # the numbers of the rows are no input of the model
         loss = prepared(**send_to_device(batch, accelerator.device)).loss
         accelerator.backward(loss)
         optimizer.step()
@@ -106,7 +106,7 @@ for epoch in range(5):
         optimizer.zero_grad()
     accelerator.print(f"epoch {epoch + 1}: loss {loss.item():.3f}, validation accuracy {accuracy('validation'):.3f}")
 
-# The score, beside what it has to beat: the most frequent class of train for every row.
+# The score, and its floor (a simple baseline): the most frequent class of train for every row.
 score, floor = accuracy("test"), majority_accuracy(*(splits[part][args.label] for part in ("train", "test")))
 accelerator.print(f"test accuracy {score:.3f}; the most frequent class for every row: {floor:.3f}")
 

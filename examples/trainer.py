@@ -1,13 +1,13 @@
-"""Trains a classifier of pictures with texts by the Trainer of transformers. Read it from top to bottom.
+"""Trains a classifier of pictures with texts, with the Trainer of transformers. Read it from top to bottom.
 
     python examples/trainer.py --data my.csv --image photo --text title --label kind
 
-Take `mm_hf.trainer.MMTrainer` in place of `Trainer`, with the same arguments, for several tasks, texts to write,
-augmentation of the training rows alone, or checkpoints that are complete or not there.
+Use `mm_hf.trainer.MMTrainer` instead of `Trainer`, with the same arguments, for several tasks, for generated texts,
+for augmentation of training rows only, or for checkpoints that are never half written.
 
-Default data and small encoders: see train_loop.py, which encodes frozen features once. With `--vision_encoder
+For default data and small encoders see train_loop.py, which computes frozen features once. With `--vision_encoder
 data/encoders/mobilenet-v2 --text_encoder data/encoders/minilm-l6 --image_size 64` it prints, after 36 seconds of one
-busy core and beside the Trainer's own log:
+busy core and in addition to the Trainer's own log:
 
     epoch 1: validation accuracy 0.847
     epoch 2: validation accuracy 0.868
@@ -45,30 +45,31 @@ parser.add_argument("--image_size", type=int)  # height and width; left out, the
 parser.add_argument("--output", default="runs/trainer")
 args = parser.parse_args()
 
-# Any `datasets.Dataset` will do. Here parts that the data do not bring are cut from train, and classes go by name.
+# You can use any `datasets.Dataset`. Here, parts that the data does not have are split from train, and classes get
+# numbers by their names.
 columns = Columns(image=args.image, text=args.text, label=args.label)
 splits = load_splits(args.data, columns, seed=0)
 classes, problem_type = labels_of(splits, args.label, "single_label_classification")
 splits = normalise_labels(splits, {args.label: classes})
 
-# The encoders are pretrained; projections, fusion (cross-attention) and head start from nothing.
+# The encoders are pretrained; projections, fusion (cross-attention) and head start from random weights.
 encoders = {"vision": args.vision_encoder, "text": args.text_encoder}
 model = mm_hf.MMFusionForClassification.from_encoders_pretrained(
     **encoders,
     image_size=args.image_size,
     fusion_module_config={"hidden_size": 128, "num_hidden_layers": 1, "num_attention_heads": 4},
     freeze_encoders=["vision"],
-    trained_layers={"text": 2},  # its top two, and no others
+    trained_layers={"text": 2},  # only its top two layers train
     label2id={name: number for number, name in enumerate(classes)},
     id2label=dict(enumerate(classes)),
 )
 processor = mm_hf.MMFusionProcessor.from_encoders_pretrained(**encoders, image_size=args.image_size)
-root = data_root_of(args.data)  # of the paths of pictures
+root = data_root_of(args.data)  # paths of pictures are relative to this folder
 collator = MultimodalCollator(processor, columns, model.config.label2id, problem_type, root=root)
 
 
 def measure(predictions: EvalPrediction) -> dict[str, float]:
-    """Accuracy and macro-F1 of the logits `(N, C)`, over the rows that have a label."""
+    """Accuracy and macro-F1 of the logits `(N, C)`, over the rows with a label."""
     logits, labels = torch.from_numpy(predictions.predictions), torch.from_numpy(predictions.label_ids)
     return classification_metrics(logits, labels, problem_type)["metrics"]
 
@@ -77,7 +78,7 @@ trainer = Trainer(
     model,
     TrainingArguments(
         args.output,
-        remove_unused_columns=False,  # the collator reads rows, not what `forward` takes
+        remove_unused_columns=False,  # the collator needs all columns, not only the arguments of `forward`
         num_train_epochs=2,
         learning_rate=1e-3,
         lr_scheduler_type="cosine",
@@ -104,7 +105,7 @@ for entry in trainer.state.log_history:
     if "eval_accuracy" in entry:
         print(f"epoch {entry['epoch']:.0f}: validation accuracy {entry['eval_accuracy']:.3f}")
 
-# The score, beside what it has to beat: the most frequent class of train for every row.
+# The score, and its floor (a simple baseline): the most frequent class of train for every row.
 score = trainer.evaluate(splits["test"])["eval_accuracy"]
 floor = majority_accuracy(splits["train"][args.label], splits["test"][args.label])
 print(f"test accuracy {score:.3f}; the most frequent class for every row: {floor:.3f}")

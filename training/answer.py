@@ -1,4 +1,4 @@
-"""Door to `mm_hf answer`, for `accelerate launch` and the commands of before. The code is in
+"""Runs `mm_hf answer`, for `accelerate launch` and for commands of older versions. The code is in
 mm_hf/commands/answer.py.
 """
 

@@ -1,4 +1,4 @@
-"""Door to `mm_hf results`, for `accelerate launch` and the commands of before. The code is in
+"""Runs `mm_hf results`, for `accelerate launch` and for commands of older versions. The code is in
 mm_hf/commands/results.py.
 """
 

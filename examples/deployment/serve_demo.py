@@ -2,12 +2,12 @@
 
     python examples/deployment/serve_demo.py runs/easy_vqa --page_python .venv-demo/bin/python
 
-Each runs with a Python of its own, since gradio asks for an older Pillow. What one of them prints has its name before
-it; when both are ready it prints:
+Each has its own Python environment, since gradio requires an older Pillow. Their printed lines begin with their names.
+When both are ready, the script prints:
 
     ready: the server at http://127.0.0.1:8000 (/docs tells more), the page at http://127.0.0.1:7860. Ctrl-C ends both.
 
-Where one ends or cannot start, the other is ended too, and the status is 1.
+If one of them ends or cannot start, the other one is ended too, and the exit status is 1.
 """
 
 import argparse
@@ -22,17 +22,17 @@ import urllib.request
 
 
 class Started:
-    """A process that serves a page, and says its address in what it prints.
+    """A process that serves a page and prints its address.
 
     Args:
-        name: stands before its lines.
+        name: printed before its lines.
         words: the command.
-        path: of the address that answers with 200 when it is ready.
+        path: the path that answers with status 200 when the process is ready.
     """
 
     def __init__(self, name: str, words: list[str], path: str):
         self.name, self.path, self.url = name, path, ""
-        # In a group of its own, so that Ctrl-C comes to this script alone, which then ends both in good order.
+        # In its own process group, so that Ctrl-C only reaches this script, which then ends both processes in order.
         self.process = subprocess.Popen(
             words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
         )
@@ -40,14 +40,14 @@ class Started:
         self.printing.start()
 
     def print_lines(self):
-        """Prints what it prints, and finds its address."""
+        """Prints its lines, and finds its address in them."""
         for line in self.process.stdout or ():
             print(f"{self.name}: {line}", end="", flush=True)
             if not self.url and (found := re.search(r"http://[\w.:\[\]]+:\d+", line)):
                 self.url = found[0]
 
     def is_ready(self) -> bool:
-        """Whether it answers; the address is printed by the process that listens there, and by no other."""
+        """Whether it answers. The address comes from its own lines, so no other process can answer there."""
         try:
             with urllib.request.urlopen(self.url + self.path, timeout=5) as reply:
                 return reply.status == 200
@@ -55,7 +55,7 @@ class Started:
             return False
 
     def end(self):
-        """Lets it answer what it took on, ten seconds long."""
+        """Ends it; it has ten seconds to answer the requests that it has accepted."""
         self.process.terminate()
         try:
             self.process.wait(10)
@@ -65,11 +65,11 @@ class Started:
 
 
 def main():
-    """All of it, from top to bottom."""
+    """The whole script."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", help="folder of a run or checkpoint")
-    parser.add_argument("--port", default="8000", help="of the server; 0: any free one")
-    parser.add_argument("--page_port", default="7860", help="of the page; 0: any free one")
+    parser.add_argument("--port", default="8000", help="port of the server; 0: any free port")
+    parser.add_argument("--page_port", default="7860", help="port of the page; 0: any free port")
     parser.add_argument("--page_python", default=sys.executable, help="the Python that has gradio")
     args = parser.parse_args()
 
@@ -84,7 +84,7 @@ def main():
         while True:
             for one in started:
                 if (status := one.process.poll()) is not None:
-                    one.printing.join(5)  # what it said last
+                    one.printing.join(5)  # prints its last lines
                     sys.exit(f"error: the {one.name} has ended with status {status}, so the other one is ended too.")
             if waiting and not (waiting := [one for one in waiting if not one.is_ready()]):
                 urls = [one.url for one in started]

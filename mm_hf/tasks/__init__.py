@@ -1,4 +1,4 @@
-"""What labels ask of a model: one file a task."""
+"""The tasks, one file per task: what a column of labels means for training, metrics and answers."""
 
 # ruff: noqa: F401
 

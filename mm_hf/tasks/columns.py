@@ -8,5 +8,5 @@ NUMBER = pa.float32()
 
 
 def short(values: np.ndarray) -> list[float]:
-    """Numbers of float32 in as few digits as tell them apart."""
+    """Numbers of float32, written with as few digits as possible without loss."""
     return [float(str(value)) for value in values]

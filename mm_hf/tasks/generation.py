@@ -1,4 +1,4 @@
-"""Texts that a model writes."""
+"""Generation: texts that a model writes."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,10 +18,10 @@ from .task import Constant, Task, refuse
 @register_task
 @dataclass
 class Generation(Task):
-    """What text belongs to a row.
+    """Writes the text that belongs to a row.
 
-    Answers and targets are the numbers of texts, and `names` these texts: see `readable`. Of a column of classes,
-    whose names are written, `names` are these to begin with.
+    Answers and targets are numbers of texts, and `names` holds these texts: see `readable`. For a column of classes,
+    the model writes the names of classes, and `names` holds these at first.
     """
 
     name = GENERATION
@@ -35,7 +35,7 @@ class Generation(Task):
 
     @property
     def classes(self):
-        """None: it may write anything."""
+        """None: it may write any text."""
         return None
 
     def answers(self, logits):
@@ -43,11 +43,12 @@ class Generation(Task):
         return logits
 
     def metrics(self, outputs, validate=True):
-        """How much of the text is right."""
+        """How well the text matches the true text."""
         return text_metrics(self.names or [])
 
     def measure(self, logits, labels, kinds=None, texts_of=None, generated=True):
-        """What was written, against what was to be written; where nothing was, how often the next token is right."""
+        """Compares the generated texts with the true texts. If no texts were generated, measures how often the next
+        token is right."""
         if not generated:
             return token_metrics(logits, labels)
         return generation_metrics([text or "" for text in texts_of(logits)], texts_of(labels), kinds)
@@ -59,13 +60,14 @@ class Generation(Task):
         return replace(self, names=table.texts), codes
 
     def constants(self, labels, outputs):
-        """The most frequent text; it is not the best one for the WER, but held against that too."""
+        """The most frequent text. It is not the best constant answer for the WER, but the WER is compared with it
+        too."""
         floors = super().constants(labels, outputs)
         return floors | {"wer_of_majority": Constant(floors["majority"].answer, "wer", "the same", listed=False)}
 
     def linear_answer(self, train, validation, test):
-        """The text of the nearest training row, by the cosine of what is no text, or of the texts where that is
-        all."""
+        """The text of the nearest training row. Nearest means the highest cosine of the features of all modalities
+        except text, or of the text if there is no other modality."""
         names = [name for name in train.by_modality if name != Text.name] or list(train.by_modality)
         known, asked = (np.concatenate([rows.by_modality[name] for name in names], 1) for rows in (train, test))
         words = f"the text of the nearest training row, by {' and '.join(names)}"
@@ -86,12 +88,12 @@ class Generation(Task):
         return [[text or ""] for text in said]
 
     def count(self, counts, row):
-        """Texts, their words, and those without any."""
+        """Counts texts, words, and empty texts."""
         for name, number in (("rows", 1), ("words", len(row[0].split())), ("empty", not row[0].strip())):
             counts[name] = counts.get(name, 0) + number
 
     def summary(self, counts):
-        """How long they are."""
+        """The mean length of the texts, and the number of empty ones."""
         mean = counts["words"] / counts["rows"]
         return [f"texts of {mean:.1f} words on average, {counts['empty']:,} empty"]
 
@@ -99,14 +101,14 @@ class Generation(Task):
 
     @classmethod
     def check_recipe(cls, model_args: Any, data_args: Any, train_args: Any):
-        """Refuses what is for classes, and a decoder that nobody names."""
+        """Refuses keys for classes, and a missing decoder."""
         cls.check_classes(data_args, train_args)
         if model_args.text_encoder is None and model_args.decoder is None:
-            raise ValueError("decoder is missing: where no text_encoder is there to start it from, give --decoder.")
+            raise ValueError("decoder is missing: there is no text_encoder to start it from, so give --decoder.")
 
     @classmethod
     def check_classes(cls, data_args: Any, train_args: Any):
-        """Refuses what is for classes."""
+        """Refuses keys for classes."""
         unused = {
             "weight_column": data_args.weight_column if isinstance(data_args.weight_column, dict) else None,
             "imbalance": train_args.imbalance,
@@ -117,7 +119,7 @@ class Generation(Task):
 
     @classmethod
     def check_others(cls, model_args: Any, train_args: Any):
-        """Refuses what is for a decoder."""
+        """Refuses keys for a decoder."""
         of_decoder = {
             "decoder": model_args.decoder,
             "decoder_layers": model_args.decoder_layers,
@@ -127,7 +129,7 @@ class Generation(Task):
 
     @classmethod
     def learn(cls, splits: Any, column: str | None) -> Task:
-        """With the names of the classes, where the column has these."""
+        """The task, with the names of the classes if the column has classes."""
         numbers = classes_to_write(splits["train"].features, str(column))
         return cls(column, None if numbers is None else list(numbers))
 
@@ -137,11 +139,11 @@ class Generation(Task):
         return "texts"
 
     def head_arguments(self, run: Any) -> dict[str, Any]:
-        """What writes."""
+        """The settings of the decoder."""
         return {
             key: getattr(run.model_args, key) for key in ("decoder", "decoder_layers", "freeze_decoder_embeddings")
         }
 
     def set_up(self, model: Any, model_args: Any):
-        """How long a text may be, and how many beams look for it."""
+        """Sets the longest length of a text and the number of beams."""
         model.generation_config.update(max_new_tokens=model_args.max_target_length, num_beams=model_args.num_beams)

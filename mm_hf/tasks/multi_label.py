@@ -1,4 +1,4 @@
-"""Any of several labels a row."""
+"""Multi-label classification: any number of several labels per row."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +19,7 @@ from .task import Constant, Task
 @register_task
 @dataclass
 class MultiLabel(Task):
-    """Which ones of several labels a row has."""
+    """Which of several labels a row has."""
 
     name = MULTI_LABEL
     heads = (CLASSIFICATION, QUESTION_ANSWERING)
@@ -34,7 +34,7 @@ class MultiLabel(Task):
         return (logits > 0).long()
 
     def targets(self, labels):
-        """The same; soft targets count from a half."""
+        """The same; soft targets above 0.5 count as 1."""
         return (labels.reshape(len(labels), -1) > 0.5).long()
 
     def metrics(self, outputs, validate=True):
@@ -47,7 +47,7 @@ class MultiLabel(Task):
         }
 
     def constants(self, labels, outputs):
-        """The labels that together have the best F1 over these rows."""
+        """The set of labels with the best F1 over these rows."""
         share = self.targets(labels[self.has_label(labels)]).double().mean(0)
         share, order = share.sort(descending=True, stable=True)
         chosen = torch.arange(1, len(share) + 1)
@@ -69,29 +69,29 @@ class MultiLabel(Task):
         return functional.binary_cross_entropy_with_logits(logits.float(), labels, reduction="none").sum(-1)
 
     def diagnostics(self, logits, labels):
-        """How often a label is there against its probability, over all labels of all rows, and how each fares."""
+        """Calibration over all labels of all rows, and the scores of each label."""
         diagnosed = {"calibration": calibration(*self.chances_and_truths(logits, labels))}
         if self.names is None:
             return diagnosed
         return {**diagnosed, "label_scores": label_scores(self.answers(logits), self.targets(labels), self.names)}
 
     def chances_and_truths(self, logits, labels):
-        """Of each label of each row."""
+        """For each label of each row."""
         return self.head_for(logits).probabilities(logits).flatten(), self.targets(labels).flatten() == 1
 
     def plots(self, analysis, answers, targets):
-        """How each label fares."""
+        """The scores of each label."""
         scores = analysis["label_scores"]
         return {"labels.png": partial(plot_label_scores, scores)} if scores else {}
 
     # ---- Saying
 
     def spell(self, answer):
-        """The names of those that are there."""
+        """The names of the labels that are present."""
         return ", ".join(name for name, present in zip(self.names or [], answer.tolist()) if present) or "(none)"
 
     def columns(self, outputs, top_k=1, every=False):
-        """The list of those above one half, and the probability of each."""
+        """The list of labels with a probability above 0.5, and the probability of each label."""
         return {"prediction": pa.list_(pa.string())} | {f"probability_of_{name}": NUMBER for name in self.names or []}
 
     def values(self, said, top_k=1, every=False):
@@ -109,5 +109,5 @@ class MultiLabel(Task):
         return super().answer_in_words.replace("one", "any", 1)
 
     def row_classes(self, labels: torch.Tensor) -> list[Any]:
-        """Those that a row has by half and more."""
+        """The labels of each row with a value above 0.5."""
         return [[number for number, value in enumerate(row) if value > 0.5] for row in labels.tolist()]

@@ -1,4 +1,4 @@
-"""The tasks that there are, by the problem types that configs name."""
+"""All registered tasks, by the problem types that configs name."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ TASKS: dict[str, type[Task]] = {}
 
 
 def register_task(task: type[Task]) -> type[Task]:
-    """A decorator: makes a task known by the name of its problem type."""
+    """A decorator that registers a task under the name of its problem type."""
     TASKS[task.name] = task
     add_metrics(task.lower_is_better, task.in_units, task.guesses)
     return task
@@ -26,8 +26,8 @@ def task_of(name: str, names: Sequence[str] | None = None, column: str | None = 
     """The task of a problem type."""
     if name not in TASKS:
         raise ValueError(
-            f"There is no task {name!r}; known are {', '.join(TASKS)}.{did_you_mean(name, TASKS)} One from outside "
-            "mm_hf has to be imported before (`--import FILE`, or an import in Python)."
+            f"There is no task {name!r}. Known tasks: {', '.join(TASKS)}.{did_you_mean(name, TASKS)} A task from "
+            "outside mm_hf has to be imported first (`--import FILE`, or an import in Python)."
         )
     return TASKS[name](column, None if names is None else list(names))
 
@@ -39,19 +39,19 @@ def classification_metrics(
 
     Args:
         logits: `(N, C)`.
-        labels: `(N,)` int64 with -100 for none, or `(N, C)` floats with NaN for none.
-        kinds: for each row what it is a question of; the first metric is then given by kind too.
+        labels: `(N,)` int64 with -100 for a missing label, or `(N, C)` floats with NaN for a missing label.
+        kinds: the kind of each row; the first metric is then also measured for each kind.
     """
     return measure_rows(task_of(problem_type), logits, labels, kinds)
 
 
 def task_of_head(head: str | None) -> type[Task] | None:
-    """The task that a recipe's key `task` means by itself; None where the labels tell."""
+    """The task that a value of the recipe's key `task` implies; None if the labels decide."""
     return next((task for task in TASKS.values() if task.by_head and head in task.heads), None)
 
 
 def by_column(columns: Any, tasks: Sequence[Task], value: Callable[[Task], Any]) -> Any:
-    """Something of each task: where `columns.label` is a list, a dict by column, else that of the only one."""
+    """A value for each task: a dict by column if `columns.label` is a list, else the value for the only task."""
     if not isinstance(columns.label, list):
         (task,) = tasks
         return value(task)

@@ -1,4 +1,4 @@
-"""Numbers, in the unit of the labels."""
+"""Regression: numbers, in the unit of the labels."""
 
 import math
 from dataclasses import dataclass
@@ -18,15 +18,15 @@ from .registry import register_task
 from .task import Constant, Task
 
 
-# Of a stream, whose rows are not known before they come, the first ones tell what its numbers are like.
+# For a stream, whose rows are not known in advance, mean and standard deviation come from the first rows.
 FITTED_ROWS = 1000
-GOOD_DEVIATIONS = 0.5  # of the labels' standard deviation: a number that is no further off counts as good in pictures
+GOOD_DEVIATIONS = 0.5  # in pictures an answer counts as good if it is off by at most so many standard deviations
 
 
 @register_task
 @dataclass
 class Regression(Task):
-    """What number, or numbers, a row has."""
+    """Predicts one or several numbers for a row."""
 
     name = REGRESSION
     heads = (CLASSIFICATION, QUESTION_ANSWERING)
@@ -38,7 +38,7 @@ class Regression(Task):
     )
 
     def __post_init__(self):
-        self.names = None  # the library names an output of numbers too
+        self.names = None  # the library gives names to numeric outputs too; they are not used
 
     # ---- Measuring
 
@@ -51,11 +51,11 @@ class Regression(Task):
         return labels.reshape(len(labels), -1).float()
 
     def metrics(self, outputs, validate=True):
-        """Errors in the unit of the labels, then shares."""
+        """Errors in the unit of the labels, then R² and correlations, which have no unit."""
         from torchmetrics import functional
 
         def precise(metric: Metric) -> Metric:
-            """In float64: squares of prices and of times lose their last digits in float32."""
+            """In float64: in float32, squares of large numbers such as prices and times lose digits."""
             return lambda answers, targets: metric(answers.double(), targets.double())
 
         return {
@@ -67,8 +67,8 @@ class Regression(Task):
         }
 
     def score(self, metrics, answers, targets):
-        """R², all outputs together. Labels that are all alike have no variance: they count as if they had a very
-        small one, where torchmetrics gives what cannot be compared."""
+        """R² over all outputs together. If all labels are equal, their variance is 0. A very small variance is used
+        instead, since the value of torchmetrics cannot be compared between models."""
         answers, targets = answers.double(), targets.double()
         variance = targets.var(0, correction=0).mean().clamp(min=torch.finfo(torch.float32).eps)
         return (1 - (answers - targets).square().mean() / variance).item()
@@ -99,12 +99,12 @@ class Regression(Task):
         return ((logits.float() - self.targets(labels)) ** 2).mean(-1)
 
     def counts(self, answers, targets, scores):
-        """Who is closer."""
+        """Counts the rows in which each model is closer to the true value."""
         closer = scores[0] - scores[1]
         return {"a_closer": closer > 0, "b_closer": closer < 0, "equal": closer == 0}
 
     def plots(self, analysis, answers, targets):
-        """Answers against truths."""
+        """A scatter plot of answers and true values."""
         return {"scatter.png": partial(plot_scatter, answers, targets)}
 
     # ---- How sure it is
@@ -117,12 +117,12 @@ class Regression(Task):
         return 1.0
 
     def set_sizes(self, logits, coverage):
-        """The widths of the intervals; of several numbers their mean."""
+        """The widths of the intervals; for several numbers, their mean."""
         low, high = self.head_for(logits).interval(logits, coverage)
         return (high - low).mean(-1)
 
     def set_columns(self, outputs):
-        """From where to where each number lies."""
+        """The low and the high end of the interval of each number."""
         ends = ("low", "high")
         return {f"{name}_{end}": NUMBER for name in number_columns(outputs) for end in ends}
 
@@ -132,8 +132,8 @@ class Regression(Task):
         return [short(row) for row in ends.flatten(1).float().numpy()]
 
     def groups(self, logits, labels):
-        """By quarters of the answers: an interval that is as wide for large numbers as for small ones holds fewer of
-        those that vary more."""
+        """The quarters of the answers by size. All intervals have the same width, so numbers that vary more are
+        covered less often."""
         answers = self.answers(logits).double().mean(-1)
         quarter = torch.bucketize(answers, answers.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)))
         names = ("lowest", "second", "third", "highest")
@@ -142,7 +142,7 @@ class Regression(Task):
     # ---- Saying
 
     def mistakes(self, logits, labels, places):
-        """With `deviations`, how far off they are: see `numbers_off`."""
+        """With `deviations`, the error in standard deviations: see `numbers_off`."""
         answers, targets = self.answers(logits), self.targets(labels)
         deviation = deviation_of(targets)
         return [
@@ -155,13 +155,13 @@ class Regression(Task):
         ]
 
     def caption(self, mistake):
-        """With how far off it is."""
+        """With the error in standard deviations."""
         answer, truth, off = mistake["answer"], mistake["truth"], mistake["deviations"]
         return (answer, truth, False) if off is None else (answer, off_by(truth, off), off <= GOOD_DEVIATIONS)
 
     def judged(self, logits, labels):
-        """Right is what is off by no more than half of the standard deviation of these labels; each truth is followed
-        by how far off the answer is."""
+        """An answer counts as right if it is off by at most half the standard deviation of these labels. The text of
+        each true value also shows the error."""
         answers, targets, present = self.answers(logits), self.targets(labels), self.has_label(labels)
         deviation = deviation_of(targets[present])
         judgements: list[tuple[str, str | None, bool | None]] = []
@@ -177,7 +177,7 @@ class Regression(Task):
         return judgements
 
     def columns(self, outputs, top_k=1, every=False):
-        """A number, in the unit of the labels; of several `prediction_1`…"""
+        """A number, in the unit of the labels; for several numbers, `prediction_1` and so on."""
         return dict.fromkeys(number_columns(outputs), NUMBER)
 
     def values(self, said, top_k=1, every=False):
@@ -185,13 +185,13 @@ class Regression(Task):
         return [short(row) for row in said.float().reshape(len(said), -1).numpy()]
 
     def count(self, counts, row):
-        """How many, their sum, the least and the largest."""
+        """Keeps count, sum, smallest and largest value."""
         for name, value in zip(number_columns(len(row)), row):
             number, total, least, most = counts.get(name, (0, 0.0, value, value))
             counts[name] = [number + 1, total + value, min(least, value), max(most, value)]
 
     def summary(self, counts):
-        """A line an output."""
+        """One line per output."""
         return [
             f"{f'{name}: ' if len(counts) > 1 else ''}mean {total / number:.6g}, from {least:.6g} to {most:.6g}"
             for name, (number, total, least, most) in counts.items()
@@ -205,7 +205,7 @@ class Regression(Task):
         return "a number"
 
     def loss_arguments(self, run: Any, among_others: bool = False) -> dict[str, Any]:
-        """Also mean and deviation of the training rows: the head learns numbers of any unit."""
+        """Also mean and standard deviation of the training labels, so that the head can learn numbers in any unit."""
         scale = {}
         if run.train_args.defaults_version > 1:
             scale = label_statistics(run.labels("train", FITTED_ROWS))
@@ -213,13 +213,13 @@ class Regression(Task):
 
 
 def number_columns(outputs: int) -> list[str]:
-    """What the columns of numbers are called."""
+    """The names of the columns of numbers."""
     return ["prediction"] if outputs == 1 else [f"prediction_{place}" for place in range(1, outputs + 1)]
 
 
 def correlation(metric: Metric, answers: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Of all numbers in one row; NaN where all answers or all targets are alike, as those of a constant guess are,
-    without torchmetrics' warning."""
+    """A correlation over all numbers, flattened. It is NaN if all answers or all targets are equal, as for a constant
+    guess; torchmetrics would print a warning then."""
     answers, targets = answers.flatten(), targets.flatten()
     if (answers == answers[0]).all() or (targets == targets[0]).all():
         return torch.tensor(torch.nan)
@@ -227,36 +227,35 @@ def correlation(metric: Metric, answers: torch.Tensor, targets: torch.Tensor) ->
 
 
 def r2(answers: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """The share of the targets' variance that is explained (R²), all outputs together, by torchmetrics: 0 for the mean
-    of these targets, below it for what is worse. NaN for fewer than two rows and for targets that are all alike. Both
-    are `(N, C)` float64."""
+    """The explained share of the targets' variance (R²) over all outputs together, by torchmetrics. The mean of these
+    targets scores 0, and worse answers score below 0. It is NaN for fewer than two rows and if all targets are equal.
+    Both arguments are `(N, C)` float64."""
     from torchmetrics.functional import r2_score
 
     varies = (targets != targets[:1]).any(0)
     if not varies.any():
         return torch.tensor(torch.nan)
-    # torchmetrics takes the difference of two sums of squares, small where the mean is 0, and takes tiny sums for
-    # none: outputs keep their sizes beside one another, but the largest is 1.
+    # torchmetrics subtracts two sums of squares, which is precise if the mean is 0, and treats tiny sums as 0. So the
+    # mean is subtracted first, and all outputs are divided by the largest standard deviation.
     mean, size = targets.mean(0), targets.std(0, correction=0).max()
     weighted = "variance_weighted" if targets.shape[1] > 1 else "uniform_average"
     return r2_score((answers - mean) / size, (targets - mean) / size, multioutput=weighted)
 
 
 def deviation_of(targets: torch.Tensor) -> torch.Tensor:
-    """The standard deviation of each output of a regression, `(C,)` float64, of targets `(N, C)` of rows that have a
-    label."""
+    """The standard deviation of each output, `(C,)` float64; `targets` `(N, C)` are from rows with a label."""
     return targets.double().std(0, correction=0)
 
 
 def numbers_off(answer: torch.Tensor, truth: torch.Tensor, deviation: torch.Tensor) -> float | None:
-    """How far off numbers are, in units of the labels' standard deviation; of several numbers the worst. None where
-    the labels do not vary, or the answer is not finite. All are `(C,)`."""
+    """The error of an answer in standard deviations of the labels; for several numbers, the largest error. None if the
+    labels do not vary, or the answer is not finite. All arguments are `(C,)`."""
     off = ((answer.double() - truth.double()).abs() / deviation).max()
     return off.item() if off.isfinite() else None
 
 
 def off_by(truth: str, off: float) -> str:
-    """A truth, and how far off the answer to it is."""
+    """The text of a true value and the error of the answer."""
     return f"{truth}, off by {off:.2f} SD"
 
 
@@ -265,8 +264,8 @@ def numbers(values: torch.Tensor, deviation: torch.Tensor) -> str:
 
     Args:
         values: `(C,)`.
-        deviation: of the labels, `(C,)`: the digits go down to a hundredth of it, and no more than that. Where it is
-            0, four digits.
+        deviation: standard deviation of the labels, `(C,)`. Numbers are rounded to a hundredth of it; if it is 0, to
+            four digits.
     """
     return ", ".join(number(value, scale) for value, scale in zip(values.flatten().tolist(), deviation.tolist()))
 

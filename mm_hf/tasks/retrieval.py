@@ -1,4 +1,4 @@
-"""Which of all pictures or sounds a text belongs to, and the other way round."""
+"""Retrieval: which of all pictures or sounds a text belongs to, and the reverse."""
 
 from dataclasses import dataclass, fields
 from typing import Any
@@ -19,14 +19,15 @@ SEARCHED = ("image_column", "text_column", "audio_column")
 @register_task
 @dataclass
 class Retrieval(Task):
-    """A search. It learns from pairs, without labels: for `labels` stand the ids of both, see `retrieval_metrics`."""
+    """A search. It learns from pairs, without labels: the ids of both items replace `labels`, see
+    `retrieval_metrics`."""
 
     name = RETRIEVAL
     heads = (RETRIEVAL,)
     needs_labels = False
     by_head = True
     row_score = "1 divided by the rank"
-    without_gpu = {"matching_weight": 0.0, "per_device_train_batch_size": 128}  # the fusion would read every pair
+    without_gpu = {"matching_weight": 0.0, "per_device_train_batch_size": 128}  # else the fusion reads every pair
 
     # ---- Measuring
 
@@ -47,12 +48,12 @@ class Retrieval(Task):
         return retrieval_metrics(logits, labels)
 
     def chance(self, labels):
-        """What an order drawn at random finds."""
+        """The score of a random order."""
         return [("chance_mean_recall", self.first_metric, chance_mean_recall(labels))], chance_recall(labels)
 
     def linear_answer(self, train, validation, test):
-        """A ridge map from the features of what is searched to those of its text; both are compared by the cosine,
-        the mean of the training texts taken away."""
+        """A ridge regression from the features of an item to the features of its text. Items and texts are compared by
+        the cosine, after the mean of the training texts is subtracted."""
         item, searched = item_of(train.labels), item_of(train.by_modality)
         mean = train.by_modality[Text.name].mean(0)
 
@@ -68,19 +69,22 @@ class Retrieval(Task):
         return LinearAnswer(embeddings(line, test), f"ridge map from {item} to {Text.name}", line.strength)
 
     def measurer(self, predictions, labels, texts_of, several=False):
-        """Each row is one query in both directions, which counts the less the more rows ask the same."""
+        """Each row is one query in both directions. Equal queries share one weight."""
         return recall_of_rows(predictions, labels)
 
     # ---- Training
 
     @classmethod
     def needed(cls, model_args: Any, data_args: Any) -> dict[str, Any]:
-        """Texts, and what they are about."""
+        """Texts, and pictures or sounds."""
         items = data_args.image_column or data_args.audio_column
         both = data_args.image_column and data_args.audio_column
         others = [key for key in fields(data_args) if "names_columns" in key.metadata and key.name not in SEARCHED]
         if both or any(getattr(data_args, key.name) for key in others):
-            raise ValueError(f"{cls.name} searches one image_column or audio_column by a text_column, and no more.")
+            raise ValueError(
+                f"{cls.name} needs one image_column or one audio_column, one text_column, and no other columns of "
+                "modalities: leave the others out."
+            )
         for key in SEARCHED:
             value = getattr(data_args, key)
             if isinstance(value, list) and len(value) > 1:
@@ -89,7 +93,7 @@ class Retrieval(Task):
 
     @classmethod
     def check_recipe(cls, model_args: Any, data_args: Any, train_args: Any):
-        """Refuses what is for labels."""
+        """Refuses keys for labels."""
         unused = {
             "label_column": data_args.label_column,
             "weight_column": data_args.weight_column,
@@ -101,12 +105,12 @@ class Retrieval(Task):
 
     @classmethod
     def can_answer(cls, data_args: Any) -> bool:
-        """Where there are texts to search by."""
+        """Whether the data has texts."""
         return bool(data_args.text_column)
 
     @classmethod
     def head_keys(cls, start: Any, data_args: Any) -> dict[str, Any]:
-        """Width of the embeddings, and how much looking again counts."""
+        """The width of the embeddings, and the weight of the matching loss."""
         return {key: getattr(start.config, key) for key in ("projection_dim", "matching_weight")}
 
     def head_arguments(self, run: Any) -> dict[str, Any]:
@@ -114,5 +118,5 @@ class Retrieval(Task):
         return {key: getattr(run.model_args, key) for key in ("projection_dim", "matching_weight")}
 
     def loss_arguments(self, run: Any, among_others: bool = False) -> dict[str, Any]:
-        """None: pairs have no labels whose loss could be shaped."""
+        """None: the loss on pairs has no settings for labels."""
         return {}

@@ -1,4 +1,4 @@
-"""One of several classes a row."""
+"""Classification: one of several classes per row."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +20,7 @@ from .task import Task
 @register_task
 @dataclass
 class SingleLabel(Task):
-    """Which one of several classes a row is."""
+    """Which one of several classes a row belongs to."""
 
     name = SINGLE_LABEL
     heads = (CLASSIFICATION, QUESTION_ANSWERING)
@@ -61,7 +61,7 @@ class SingleLabel(Task):
         return torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
 
     def diagnostics(self, logits, labels):
-        """How often the answer is right against its probability, and which class is taken for which."""
+        """Calibration (how often answers are right, compared with their probability), and the confusion matrix."""
         confidence, likeliest = self.head_for(logits).probabilities(logits).max(-1)
         diagnosed = {"calibration": calibration(confidence, likeliest == labels)}
         if self.names is None:
@@ -76,7 +76,7 @@ class SingleLabel(Task):
     # ---- Saying
 
     def mistakes(self, logits, labels, places):
-        """With the probability of the answer and of the truth."""
+        """With the probability of the answer and of the true class."""
         mistakes = super().mistakes(logits, labels, places)
         for mistake, place in zip(mistakes, places):
             probabilities: Any = self.chances(logits[place])
@@ -90,14 +90,15 @@ class SingleLabel(Task):
         return answer, f"{truth} {mistake['truth_probability']:.2f}", False
 
     def columns(self, outputs, top_k=1, every=False):
-        """The best class and its probability, those of the next best ones, and the probability of every class."""
+        """The best class and its probability, the same for the next best classes, and the probability of every
+        class."""
         types = {"prediction": pa.string(), "probability": NUMBER}
         for place in range(2, top_k + 1):
             types |= {f"prediction_{place}": pa.string(), f"probability_{place}": NUMBER}
         return types | ({f"probability_of_{name}": NUMBER for name in self.names or []} if every else {})
 
     def values(self, said, top_k=1, every=False):
-        """Of equal ones the first comes first."""
+        """See `columns`. Classes with equal probabilities keep their order."""
         rows, names = [], self.names or []
         for shares in self.head_for(said).tempered(said.double()).softmax(-1).float().numpy():
             order = np.argsort(-shares, kind="stable")[:top_k].tolist() if top_k > 1 else [int(shares.argmax())]
@@ -108,12 +109,12 @@ class SingleLabel(Task):
     # ---- Training
 
     def head(self, columns: Any) -> str:
-        """Question answering, where a row has picture and text."""
+        """Question answering if a row has picture and text, else classification."""
         seen = columns.image or columns.video
         return QUESTION_ANSWERING if seen and columns.text else CLASSIFICATION
 
     def loss_arguments(self, run: Any, among_others: bool = False) -> dict[str, Any]:
-        """Also by how often each class comes in the training rows."""
+        """Also settings that depend on the frequency of each class in the training rows."""
         args = run.train_args
         if args.imbalance not in ("class_weights", "logit_adjustment"):
             return super().loss_arguments(run, among_others)

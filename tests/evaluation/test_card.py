@@ -35,5 +35,5 @@ def test_the_example_says_which_place_is_which_column(columns, example, order):
     values = {"rows": {"test": 1}, "answers": {"y": "classes"}, "encoders": {}, "tasks": {}, "problem_types": {}}
     card = Template(text).render(results={**RESULTS, "recipe": columns}, figure=str, **values)
     assert example in card
-    assert ("A row has several places" in card) == (order is not None)
+    assert ("These keys take a list" in card) == (order is not None)
     assert order is None or order in card

@@ -67,7 +67,7 @@ def test_other_floors_are_told_apart():
     assert "image only" not in words
     words = verdict(compare({"accuracy": 0.8}, floors))
     assert "NOT" not in words
-    assert "nearest one is accuracy 0.8000, text only 0.7000" in words
+    assert "the nearest is accuracy 0.8000, text only 0.7000" in words
 
 
 def test_a_floor_within_the_interval_is_told():
@@ -161,9 +161,9 @@ def test_the_card_says_it(problem_types, metric, floor, says, beaten):
     assert (f"\n{words}\n" in card.text) == beaten
     assert says in card.text
     assert "LABEL_0" not in card.text
-    assert "knows only the labels above" not in card.text or (kind in problem_types.values() and "label" in kind)
+    assert "only knows the labels above" not in card.text or (kind in problem_types.values() and "label" in kind)
     assert f"| floor: {floor.replace('_', ' ')} | {comparisons[0]['value']:.4f} |" in card.text
-    assert ("*mean* is the mean of the training part's numbers" in card.text) == (kind == "regression")
+    assert ("*mean* is the mean of the numbers in the training part" in card.text) == (kind == "regression")
 
 
 def test_floors_that_look_at_no_row():

@@ -180,7 +180,7 @@ def test_two_processes_learn_as_one(recipe, tmp_path):
     ("keys", "message"),
     [
         ({"audio_column": None, "audio_encoder": None, "max_audio_seconds": None}, "image_column or audio_column is"),
-        ({"image_column": "audio"}, "retrieval searches one image_column or audio_column by a text_column"),
+        ({"image_column": "audio"}, "retrieval needs one image_column or one audio_column"),
     ],
 )
 def test_what_does_not_fit_is_one_line(keys, message, recipe, tmp_path):

@@ -70,7 +70,7 @@ def test_a_run(trained):
     assert results["metrics"]["wer"] < 0.4
     assert results["floors"] == {"majority": pytest.approx(0.25, abs=0.2)}
     assert results["linear"] == {"left_out": "no linear model is defined for ctc"}
-    assert "no linear model to compare with" in (trained / "README.md").read_text()
+    assert "no floor with a linear model" in (trained / "README.md").read_text()
     model = mm_hf.MMFusionForCTC.from_pretrained(trained)
     assert model.config.vocab_size == 2 + len(set("onetwothreeeight"))
     card = (trained / "README.md").read_text()

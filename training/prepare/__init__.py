@@ -1,1 +1,1 @@
-"""Doors to the builders of encoders and demonstration data, which are in mm_hf/prepare."""
+"""Scripts that call the builders of encoders and demonstration data in mm_hf/prepare."""

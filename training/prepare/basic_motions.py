@@ -1,4 +1,4 @@
-"""Door to `mm_hf prepare basic_motions`: the code is in mm_hf/prepare/basic_motions.py."""
+"""Runs `mm_hf prepare basic_motions`. The code is in mm_hf/prepare/basic_motions.py."""
 
 from mm_hf.prepare.basic_motions import main
 

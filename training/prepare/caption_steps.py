@@ -1,4 +1,4 @@
-"""Door to `mm_hf prepare caption_steps`: the code is in mm_hf/prepare/caption_steps.py."""
+"""Runs `mm_hf prepare caption_steps`. The code is in mm_hf/prepare/caption_steps.py."""
 
 from mm_hf.prepare.caption_steps import main
 

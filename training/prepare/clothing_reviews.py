@@ -1,4 +1,4 @@
-"""Door to `mm_hf prepare clothing_reviews`: the code is in mm_hf/prepare/clothing_reviews.py."""
+"""Runs `mm_hf prepare clothing_reviews`. The code is in mm_hf/prepare/clothing_reviews.py."""
 
 from mm_hf.prepare.clothing_reviews import main
 

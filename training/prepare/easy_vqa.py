@@ -1,4 +1,4 @@
-"""Door to `mm_hf prepare easy_vqa`: the code is in mm_hf/prepare/easy_vqa.py."""
+"""Runs `mm_hf prepare easy_vqa`. The code is in mm_hf/prepare/easy_vqa.py."""
 
 from mm_hf.prepare.easy_vqa import main
 

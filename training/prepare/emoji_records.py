@@ -1,4 +1,4 @@
-"""Door to `mm_hf prepare emoji_records`: the code is in mm_hf/prepare/emoji_records.py."""
+"""Runs `mm_hf prepare emoji_records`. The code is in mm_hf/prepare/emoji_records.py."""
 
 from mm_hf.prepare.emoji_records import main
 

@@ -1,4 +1,4 @@
-"""Door to `mm_hf prepare encoders`: the code is in mm_hf/prepare/encoders.py."""
+"""Runs `mm_hf prepare encoders`. The code is in mm_hf/prepare/encoders.py."""
 
 from mm_hf.prepare.encoders import main
 

@@ -1,4 +1,4 @@
-"""Door to `mm_hf prepare flickr8k`: the code is in mm_hf/prepare/flickr8k.py."""
+"""Runs `mm_hf prepare flickr8k`. The code is in mm_hf/prepare/flickr8k.py."""
 
 from mm_hf.prepare.flickr8k import main
 

@@ -1,4 +1,4 @@
-"""Door to `mm_hf prepare fsdd`: the code is in mm_hf/prepare/fsdd.py."""
+"""Runs `mm_hf prepare fsdd`. The code is in mm_hf/prepare/fsdd.py."""
 
 from mm_hf.prepare.fsdd import main
 

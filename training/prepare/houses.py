@@ -1,4 +1,4 @@
-"""Door to `mm_hf prepare houses`: the code is in mm_hf/prepare/houses.py."""
+"""Runs `mm_hf prepare houses`. The code is in mm_hf/prepare/houses.py."""
 
 from mm_hf.prepare.houses import main
 

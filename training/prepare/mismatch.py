@@ -1,4 +1,4 @@
-"""Door to `mm_hf prepare mismatch`: the code is in mm_hf/prepare/mismatch.py."""
+"""Runs `mm_hf prepare mismatch`. The code is in mm_hf/prepare/mismatch.py."""
 
 from mm_hf.prepare.mismatch import main
 

@@ -1,4 +1,4 @@
-"""Door to `mm_hf prepare movielens`: the code is in mm_hf/prepare/movielens.py."""
+"""Runs `mm_hf prepare movielens`. The code is in mm_hf/prepare/movielens.py."""
 
 from mm_hf.prepare.movielens import main
 

@@ -1,4 +1,4 @@
-"""Door to `mm_hf prepare moving_shapes`: the code is in mm_hf/prepare/moving_shapes.py."""
+"""Runs `mm_hf prepare moving_shapes`. The code is in mm_hf/prepare/moving_shapes.py."""
 
 from mm_hf.prepare.moving_shapes import main
 

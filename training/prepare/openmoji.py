@@ -1,4 +1,4 @@
-"""Door to `mm_hf prepare openmoji`: the code is in mm_hf/prepare/openmoji.py."""
+"""Runs `mm_hf prepare openmoji`. The code is in mm_hf/prepare/openmoji.py."""
 
 from mm_hf.prepare.openmoji import main
 

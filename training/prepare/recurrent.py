@@ -1,4 +1,4 @@
-"""Door to `mm_hf prepare recurrent`: the code is in mm_hf/prepare/recurrent.py."""
+"""Runs `mm_hf prepare recurrent`. The code is in mm_hf/prepare/recurrent.py."""
 
 from mm_hf.prepare.recurrent import main
 

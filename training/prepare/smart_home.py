@@ -1,4 +1,4 @@
-"""Door to `mm_hf prepare smart_home`: the code is in mm_hf/prepare/smart_home.py."""
+"""Runs `mm_hf prepare smart_home`. The code is in mm_hf/prepare/smart_home.py."""
 
 from mm_hf.prepare.smart_home import main
 

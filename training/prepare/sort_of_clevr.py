@@ -1,4 +1,4 @@
-"""Door to `mm_hf prepare sort_of_clevr`: the code is in mm_hf/prepare/sort_of_clevr.py."""
+"""Runs `mm_hf prepare sort_of_clevr`. The code is in mm_hf/prepare/sort_of_clevr.py."""
 
 from mm_hf.prepare.sort_of_clevr import main
 

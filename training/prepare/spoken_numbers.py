@@ -1,4 +1,4 @@
-"""Door to `mm_hf prepare spoken_numbers`: the code is in mm_hf/prepare/spoken_numbers.py."""
+"""Runs `mm_hf prepare spoken_numbers`. The code is in mm_hf/prepare/spoken_numbers.py."""
 
 from mm_hf.prepare.spoken_numbers import main
 

@@ -26,7 +26,7 @@ if __name__ == "__main__":
     host = os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")
     page.launch(host=host, port=int(os.environ.get("GRADIO_SERVER_PORT", 7860)))
 '''
-REQUIREMENTS = """# mm_hf with the extra for its page. If no index has it, put its wheel beside this file and name the wheel.
+REQUIREMENTS = """# mm_hf and the extra for its page. If no index has mm_hf, name a wheel beside this file here.
 mm_hf[demo]=={version}
 """
 README = """---

@@ -23,7 +23,7 @@ CAPTION = 160  # characters
 SIZES = ["#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725"]
 SIGNS = ["#542788", "#8073ac", "#b2abd2", "#f7f7f7", "#fdb863", "#e08214", "#b35806"]
 ABSENCE = {
-    "other_rows": "A removed modality is replaced by items of {background} other rows. Answers are averaged over them.",
+    "other_rows": "A removed modality is replaced by items of {background} other rows, and answers are averaged.",
     "token": "A removed modality is replaced by the learned token for an absent item.",
 }
 

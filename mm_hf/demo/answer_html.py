@@ -1,6 +1,6 @@
-"""The answer to a row as HTML: probabilities or numbers, bars of what each modality gave, and maps over its items.
+"""The answer to a row as HTML: probabilities or numbers, bars of the contribution of each modality, and maps.
 
-All that data hold is escaped. The style is `demo.css`, which takes its colours from the page's theme.
+All data are escaped. The style is `demo.css`, which takes its colours from the theme of the page.
 """
 
 import html
@@ -19,12 +19,12 @@ from .fields import Field
 
 SHOWN_FRAMES = 4
 LEAST_PIXELS = 256  # of the longer side of a picture with its map
-LEAST_SHARE = 0.05  # of the strongest tint, below which a word stays as it is
-STARTING = '<div class="mm-empty">The answer will stand here.</div>'
+LEAST_SHARE = 0.05  # words below this share of the strongest tint are not tinted
+STARTING = '<div class="mm-empty">The answer will appear here.</div>'
 
 
 def page_of(answered: Answered, fields: Sequence[Field]) -> str:
-    """All that is said of a row."""
+    """All answers to a row, with notes."""
     labels = {field.column: field.label for field in fields}
     several = len(answered.said) > 1
     sections = [section_of(said, answered.items, fields, labels, several) for said in answered.said]
@@ -34,7 +34,7 @@ def page_of(answered: Answered, fields: Sequence[Field]) -> str:
 
 
 def message(lines: str) -> str:
-    """What is wrong with what was given, a line each."""
+    """Error messages about the inputs, one paragraph per line."""
     said = "".join(f"<p>{escaped(line)}</p>" for line in lines.splitlines())
     return f'<div class="mm-message" role="alert">{said}</div>'
 
@@ -42,13 +42,13 @@ def message(lines: str) -> str:
 def section_of(
     said: Said, items: Sequence[dict[str, Any]], fields: Sequence[Field], labels: Mapping[str, str], several: bool
 ) -> str:
-    """The answer to one question."""
+    """The answer for one task."""
     title = f'<h3 class="mm-task">{escaped(str(said.task))}</h3>' if several else ""
     return f'<section class="mm-said">{title}{answer_of(said)}{evidence_of(said, items, fields, labels)}</section>'
 
 
 def answer_of(said: Said) -> str:
-    """The answer itself, large, and the others below."""
+    """The best answer in large letters, and the others below."""
     if not said.answers:
         return '<p class="mm-best">no answer</p>'
     best, score = said.answers[0]
@@ -75,23 +75,25 @@ def answer_of(said: Said) -> str:
 def evidence_of(
     said: Said, items: Sequence[dict[str, Any]], fields: Sequence[Field], labels: Mapping[str, str]
 ) -> str:
-    """What each modality gave, as bars to the right and to the left, and maps of its items."""
+    """The contribution of each modality, as bars to the right and to the left, and maps of its items."""
     given = (said.evidence or {}).get("modalities") or {}
     maps = "".join(map_of(items[part["item"]], part, labels) for part in said.parts)
-    if len(given) < 2:  # it gave everything
+    if len(given) < 2:  # a single modality contributes everything
         return f'<div class="mm-evidence"><h4>What this answer rests on</h4>{maps}</div>' if maps else ""
     most = max((abs(about["value"]) for about in given.values()), default=0.0) or 1.0
     rows = "".join(modality_row(name, about, most, said, fields) for name, about in given.items())
     if said.kind == NUMBERS:
-        how = f"To the right: it raised the number; to the left: it lowered it (in units of {said_of(said)})."
+        how = (
+            f"A bar to the right raised the number, a bar to the left lowered it. The unit is that of {said_of(said)}."
+        )
     else:
-        how = f"To the right: it speaks for {said_of(said)}; to the left: against it."
+        how = f"A bar to the right speaks for {said_of(said)}, a bar to the left against it."
     bars = f'<ol class="mm-bars mm-signed">{rows}</ol><p class="mm-quiet">{how}</p>'
     return f'<div class="mm-evidence"><h4>What this answer rests on</h4>{bars}{maps}</div>'
 
 
 def said_of(said: Said) -> str:
-    """The answer that is explained, in a sentence."""
+    """The name of the explained answer, as part of a sentence."""
     name = said.answers[0][0] if said.answers else ""
     if said.kind == NUMBERS:
         return escaped(str(said.evidence["explained"])) if said.evidence else escaped(name)
@@ -99,7 +101,7 @@ def said_of(said: Said) -> str:
 
 
 def modality_row(name: str, about: Mapping[str, Any], most: float, said: Said, fields: Sequence[Field]) -> str:
-    """What one modality gave: a bar, and what the answer were without it."""
+    """The contribution of one modality: a bar, and the answer without the modality."""
     value, without = about["value"], about.get("without")
     columns = [field.label for field in fields if field.modality == name]
     title = ", ".join(columns[:3]) + (f" and {len(columns) - 3} more" if len(columns) > 3 else "")
@@ -119,24 +121,24 @@ def modality_row(name: str, about: Mapping[str, Any], most: float, said: Said, f
 
 
 def map_of(item: Mapping[str, Any], part: Mapping[str, Any], labels: Mapping[str, str]) -> str:
-    """Where in an item: over a picture, some frames, the words of a text, or the columns of a table."""
+    """The map of an item: over a picture, some frames, the words of a text, or the columns of a table."""
     draw = MAPS.get(item["kind"])
     if draw is None or not part.get("values"):
         return ""
     name = labels.get(item["column"], item["column"])
     drawn = draw(item["shown"], part)
-    how = "orange speaks for the answer, purple against it" if part["signed"] else "the brighter, the more it mattered"
+    how = "orange speaks for the answer, purple against it" if part["signed"] else "brighter parts mattered more"
     if item["kind"] == TEXT and not part["signed"]:
-        how = "the stronger the colour, the more it mattered"
+        how = "words with a stronger colour mattered more"
     if item["kind"] == TABLE:
-        name, how = "the columns", "to the right it speaks for the answer, or raises the number"
-    caption = f"<figcaption>Where in {escaped(name)}: {how}.</figcaption>"
+        name, how = "the columns", "a bar to the right speaks for the answer, or raises the number"
+    caption = f"<figcaption>Which parts of {escaped(name)} mattered: {how}.</figcaption>"
     return f'<figure class="mm-map" data-kind="{item["kind"]}">{drawn}{caption}</figure>' if drawn else ""
 
 
 def picture_map(shown: Mapping[str, Any], part: Mapping[str, Any]) -> str:
     """A picture under its map."""
-    return image(over(opened(shown["src"]), part, part["values"]), "the picture under the map of what mattered")
+    return image(over(opened(shown["src"]), part, part["values"]), "the picture with a map of the parts that mattered")
 
 
 def video_map(shown: Mapping[str, Any], part: Mapping[str, Any]) -> str:
@@ -146,12 +148,12 @@ def video_map(shown: Mapping[str, Any], part: Mapping[str, Any]) -> str:
     wanted = min(SHOWN_FRAMES, count)
     chosen = sorted({round(place * (count - 1) / max(1, wanted - 1)) for place in range(wanted)})
     most = max((largest(values) for values in maps), default=0.0)
-    return "".join(image(over(opened(frames[k]), part, maps[k], most), f"frame {k + 1} under its map") for k in chosen)
+    return "".join(image(over(opened(frames[k]), part, maps[k], most), f"frame {k + 1} with its map") for k in chosen)
 
 
 def over(picture: Image.Image, part: Mapping[str, Any], values: Any, most: float | None = None) -> Image.Image:
-    """A picture, and over it the cells of a map, which may cover an `area` of it alone."""
-    if max(picture.size) < LEAST_PIXELS:  # else the map is as coarse as a small picture
+    """A picture, and over it the cells of a map. The map may cover only an `area` of the picture."""
+    if max(picture.size) < LEAST_PIXELS:  # otherwise the map would be as coarse as a small picture
         scale = LEAST_PIXELS / max(picture.size)
         picture = picture.resize((round(scale * picture.width), round(scale * picture.height)))
     painted = (255 * colored(part, values, most)[0]).round().astype("uint8")
@@ -166,12 +168,12 @@ def over(picture: Image.Image, part: Mapping[str, Any], values: Any, most: float
 
 
 def image(picture: Image.Image, words: str) -> str:
-    """A picture in the page itself."""
+    """A picture that is embedded in the page."""
     return f'<img src="{embedded_picture(picture)}" alt="{words}">'
 
 
 def text_map(shown: Mapping[str, Any], part: Mapping[str, Any]) -> str:
-    """A text, its words tinted."""
+    """A text with tinted words."""
     text, spans = str(shown.get(TEXT) or ""), part.get("spans") or []
     most, written, end = largest(part["values"]) or 1.0, [], 0
     for (start, stop), value in sorted(zip(spans, part["values"]), key=lambda pair: pair[0]):
@@ -211,7 +213,7 @@ def bar(share: float) -> str:
 
 
 def percent(share: float | None) -> str:
-    """A share in percent; what is all but 0 or 1 is not said to be it."""
+    """A share in percent. It is shown as 0 or 100 % only if it is exactly that."""
     if share is None:
         return ""
     if 0.9995 < share < 1:
@@ -220,17 +222,17 @@ def percent(share: float | None) -> str:
 
 
 def number(value: float | None) -> str:
-    """A number as people write it."""
+    """A number in a readable form."""
     if value is None:
         return ""
     return (f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:,.4g}").replace("-", "\u2212")
 
 
 def signed(value: float) -> str:
-    """A number that is added, with its sign."""
+    """A contribution with its sign."""
     return f"{value:+,.2f}".replace("-", "\u2212") if abs(value) < 1e4 else f"{value:+,.0f}".replace("-", "\u2212")
 
 
 def escaped(text: str) -> str:
-    """A text that stands in HTML as it is."""
+    """A text, escaped for HTML."""
     return html.escape(text.encode("utf-8", "replace").decode("utf-8").replace("\x00", "\ufffd"))

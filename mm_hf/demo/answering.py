@@ -1,4 +1,4 @@
-"""Answers the row that somebody gave: what the pipelines say of it, what each modality gave to that, and where in its
+"""Answers the row from the page: the answer of the pipeline, the contribution of each modality, and maps of its
 items."""
 
 import threading
@@ -15,20 +15,20 @@ from ..models.tasks import NUMBERS, TEXTS
 from .fields import BadField, Field, sentences_of
 
 
-PLACE = {"row_id": 0, "split": "page"}  # what rows know of where they come from
+PLACE = {"row_id": 0, "split": "page"}  # where the row comes from, for messages
 
 
 @dataclass
 class Said:
-    """The answer to one question.
+    """The answer for one task.
 
     Args:
-        task: its name; None where there is but one.
-        kind: what it is: `CLASSES`, `SEVERAL`, `NUMBERS` or `TEXTS` of `models.tasks`.
-        answers: each with its label, or the text, and its score: a probability, or the number; None where a model
-            gives none. The best first.
-        evidence: of the first of them, see `evidence_of`; None where nobody asked.
-        parts: maps of the items, as evidence.json has them; `item` is the place among the items.
+        task: its name; None if there is only one task.
+        kind: the kind of answer: `CLASSES`, `SEVERAL`, `NUMBERS` or `TEXTS` of `models.tasks`.
+        answers: each with its label or text, and its score: a probability, or the number, or None if the model gives
+            no score. The best comes first.
+        evidence: for the first answer, see `evidence_of`; None if it was not requested.
+        parts: maps of the items, as in evidence.json; `item` is the place among the items.
     """
 
     task: str | None
@@ -40,12 +40,12 @@ class Said:
 
 @dataclass
 class Answered:
-    """What is said of one row.
+    """The answers to one row.
 
     Args:
-        said: of each question.
-        items: that the row holds, see `ModalityReader.shown`.
-        notes: what is to be said beside the evidence.
+        said: one entry per task.
+        items: the items of the row, see `ModalityReader.shown`.
+        notes: notes about the evidence.
     """
 
     said: list[Said]
@@ -54,13 +54,13 @@ class Answered:
 
 
 class Answerer:
-    """Answers rows one after the other, whoever asks.
+    """Answers rows one after the other, also if several threads ask.
 
     Args:
         pipeline: of the checkpoint, see `mm_hf.pipeline`.
-        explainer: of the same model; its collator decodes files as training did.
+        explainer: of the same model; its collator decodes files in the same way as training.
         fields: of the page.
-        names: by task what people call its answer, such as the column of the labels.
+        names: by task, a readable name of its answer, such as the label column.
     """
 
     def __init__(
@@ -75,10 +75,10 @@ class Answerer:
         self.lock = threading.Lock()
 
     def answer(self, row: Mapping[str, Any], evidence: bool = True) -> Answered:
-        """What the model says of a row, as the collator takes it.
+        """The answer of the model to a row, as the collator takes it.
 
         Raises:
-            BadField: something of it cannot be read, or its answer is no finite number.
+            BadField: an input cannot be read, or the answer is not a finite number.
         """
         with self.lock:
             return self._answer({**row, **PLACE}, evidence)
@@ -89,12 +89,12 @@ class Answerer:
         if batch.get("bad_rows"):
             raise BadField(sentences_of(batch["bad_rows"], self.fields))
         if not any(int(index.max()) >= 0 for name, index in batch.items() if name.endswith("_index")):
-            raise BadField("What was given holds nothing that the model reads.")
+            raise BadField("The inputs contain nothing that the model reads. Fill in at least one field.")
         with torch.no_grad():
             outputs = self.pipeline.answer({"encoder_states": states}, 1, {})
         for values in outputs.values():
             if values.is_floating_point() and not values.isfinite().all():
-                raise BadField("The model's answer is no finite number.")
+                raise BadField("The model's answer is not a finite number.")
         said = self._spelled(self.pipeline.spell({name: value.cpu() for name, value in outputs.items()}))
         items = explainer.items(row)
         if not evidence:
@@ -106,14 +106,14 @@ class Answerer:
         reasons: set[str] = set()
         if explainer.maps:
             reasons = add_maps(explainer.parts(rows, batch, states), values, {0: record}, explainer.method)
-        for each in reversed(record["answers"]):  # of several numbers of a task the first is kept
+        for each in reversed(record["answers"]):  # if a task has several numbers, the first is kept
             of_task = said[each["task"]]
             of_task.parts = each.pop("parts")
             of_task.evidence = each
         return Answered(list(said.values()), items, [*explainer.about()["warnings"], *sorted(reasons)])
 
     def _spelled(self, spelled: Any) -> dict[str | None, Said]:
-        """What a pipeline says of a row, by task."""
+        """The answers of a pipeline to a row, by task."""
         tasks = self.explainer.tasks
         by_task = {None: spelled} if None in tasks else spelled
         said = {}
@@ -128,8 +128,8 @@ class Answerer:
         return self.explainer.model.last_layers()[task][1].label_kind
 
     def _label(self, task: str | None, entry: Mapping[str, Any], kind: str) -> str:
-        """What an entry of a pipeline's answer says, beside its score."""
+        """The label or text of an entry of a pipeline's answer."""
         (label,) = (str(value) for key, value in entry.items() if key != "score")
-        if kind == NUMBERS and label.startswith("LABEL_"):  # the library's name for what has none
+        if kind == NUMBERS and label.startswith("LABEL_"):  # transformers' name for a label without a name
             return self.names.get(task) or ""
         return label

@@ -1,4 +1,4 @@
-"""Rows that people can try at once, as a page takes them: texts, numbers, and files in a folder."""
+"""Example rows for a page: texts, numbers, and files in a folder."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from .fields import FILES, Field
 
 FOLDER = "demo_examples"  # beside a checkpoint
 FILE = "examples.json"
-SUFFIXES = {  # by the first bytes of a file that has no name
+SUFFIXES = {  # extensions by the first bytes, for files without a name
     b"\x89PNG": ".png",
     b"\xff\xd8\xff": ".jpg",
     b"GIF8": ".gif",
@@ -27,16 +27,17 @@ SUFFIXES = {  # by the first bytes of a file that has no name
 def write_examples(
     rows: Iterable[Mapping[str, Any]], fields: Sequence[Field], folder: Path, root: str | None = None, most: int = 5
 ) -> list[dict[str, Any]]:
-    """Writes files of examples and gives their values; rows that cannot be read, or hold nothing, are passed over.
+    """Writes the files of examples, and returns the values of the examples. Empty rows, and rows that cannot be read,
+    are left out.
 
     Args:
         rows: as the collator takes them.
-        folder: that exists.
-        root: of their paths, see `resolve_path`.
-        most: how many.
+        folder: an existing folder.
+        root: the folder of their paths, see `resolve_path`.
+        most: the largest number of examples.
 
     Returns:
-        by column a text or a number, or the name of a file in the folder; None where the row has nothing.
+        by column: a text, a number, or the name of a file in the folder; None if the row has no value.
     """
     examples: list[dict[str, Any]] = []
     for row in rows:
@@ -55,14 +56,14 @@ def write_examples(
 
 
 def value_of(row: Mapping[str, Any], field: Field, file: Path, root: str | None) -> Any:
-    """What one field of an example has; a file is copied as it is, under the name of `file` with its own suffix."""
+    """The value of one field of an example. A file is copied unchanged to `file`, plus its own extension."""
     value = row.get(field.column)
     if is_absent(value):
         return None
     if field.kind not in FILES:
         return field.given(value)
     if not isinstance(value, Mapping):
-        raise ValueError(f"{field.column} is no file: {value!r:.80}.")
+        raise ValueError(f"{field.column} must be a file, got {value!r:.80}.")
     source = source_of({**row, "split": "examples", "row_id": 0}, field.column, root, field.kind)
     content = source if isinstance(source, bytes) else Path(source).read_bytes()
     suffix = os.path.splitext(str(value.get("path") or ""))[1].lower()
@@ -74,14 +75,14 @@ def value_of(row: Mapping[str, Any], field: Field, file: Path, root: str | None)
 
 
 def keep_examples(examples: Sequence[Mapping[str, Any]], folder: Path):
-    """Writes down the values of examples whose files are in a folder."""
+    """Writes the values of examples to a JSON file. The files of the examples are in the same folder."""
     (folder / FILE).write_text(
         json.dumps({"examples": list(examples)}, ensure_ascii=False, indent=1), encoding="utf-8"
     )
 
 
 def read_examples(folder: Path) -> list[dict[str, Any]]:
-    """The examples that `keep_examples` wrote; none where there are none.
+    """The examples that `keep_examples` wrote; an empty list if there is no such file.
 
     Raises:
         ValueError: the file is damaged.
@@ -90,13 +91,12 @@ def read_examples(folder: Path) -> list[dict[str, Any]]:
         return []
     examples = read_json(folder / FILE).get("examples")
     if not isinstance(examples, list) or not all(isinstance(example, dict) for example in examples):
-        raise ValueError(f"{folder / FILE} holds no list of examples.")
+        raise ValueError(f"{folder / FILE} is damaged: it has no list of examples. Remove it, or write it again.")
     return examples
 
 
 def as_given(examples: Iterable[Mapping[str, Any]], fields: Sequence[Field], folder: Path) -> list[list[Any]]:
-    """Examples as a page takes them, one value a field, files by their paths; those whose files are not in the folder
-    are left out."""
+    """Examples as a page takes them: one value per field, files as paths. Examples with missing files are left out."""
     given = []
     for example in examples:
         values = []

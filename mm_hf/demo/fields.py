@@ -1,4 +1,4 @@
-"""What a page asks for: one field a column of the model's rows, and the row that is made of what people gave."""
+"""The fields of a page, one per column of the model's rows, and the row that is made from the inputs."""
 
 import csv
 import io
@@ -19,20 +19,20 @@ SEPARATORS = ",;\t"
 
 
 class BadField(ValueError):
-    """What was given in a field cannot be read."""
+    """The input of a field cannot be read."""
 
 
 @dataclass(frozen=True)
 class Field:
-    """One thing that a page asks for.
+    """One input field of a page.
 
     Args:
-        kind: of the item, one of `data.shown.KINDS`; of a table a value of one column.
-        modality: that it is a part of.
-        column: of the row.
-        choices: the categories that the model knows; None where anything may be written.
-        is_number: what is written is a number.
-        hint: how it is written, where that is not plain.
+        kind: kind of the item, one of `data.shown.KINDS`; for a table, the field is one column.
+        modality: the modality of the item.
+        column: the column of the row.
+        choices: the categories that the model knows; None if any text is allowed.
+        is_number: whether the input is a number.
+        hint: the format of the input, if it is not obvious.
     """
 
     kind: str
@@ -44,12 +44,12 @@ class Field:
 
     @property
     def label(self) -> str:
-        """The column as people read it."""
+        """The name of the column in a readable form."""
         words = " ".join(self.column.replace("_", " ").split())
         return words[:1].upper() + words[1:]
 
     def value(self, given: Any) -> Any:
-        """What a row has in the column; None where nothing was given.
+        """The value for the column of a row; None if the field is empty.
 
         Args:
             given: a text, a number, or the path of a file.
@@ -71,7 +71,7 @@ class Field:
         return other_of(given)
 
     def given(self, value: Any) -> Any:
-        """The opposite of `value`, for all but files."""
+        """The reverse of `value`, for all kinds except files."""
         if value is None or (isinstance(value, float) and math.isnan(value)):
             return None
         if self.kind == SERIES:
@@ -89,8 +89,8 @@ def fields_of(columns: Iterable[tuple[str, str]], processor: Any) -> list[Field]
     """The fields of a page, in the order of the model's modalities.
 
     Args:
-        columns: that the model reads, as pairs of their part and their name, see `Columns.named`.
-        processor: of the checkpoint; its table says which columns hold categories.
+        columns: the columns that the model reads, as pairs of part and name, see `Columns.named`.
+        processor: of the checkpoint; the schema of its table names the categories of columns.
     """
     schema, fields = getattr(processor, "table_schema", None), []
     for part, column in columns:
@@ -106,19 +106,19 @@ def fields_of(columns: Iterable[tuple[str, str]], processor: Any) -> list[Field]
             else:
                 more = {"is_number": True}
         elif kind == SERIES:
-            more = {"hint": "CSV: a line a step, its readings beside each other"}
+            more = {"hint": "CSV: one line per step, with the readings of the step separated by commas"}
         fields.append(Field(kind, reader.name, column, **more))
     return fields
 
 
 def row_of(fields: Sequence[Field], given: Sequence[Any]) -> dict[str, Any]:
-    """The row that people gave, as the collator takes it.
+    """The row from the inputs, as the collator takes it.
 
     Args:
-        given: one value a field, see `Field.value`.
+        given: one value per field, see `Field.value`.
 
     Raises:
-        BadField: naming every field that cannot be read, or all of them where nothing was given.
+        BadField: with every field that cannot be read, or with all fields if all are empty.
     """
     row: dict[str, Any] = {}
     bad = []
@@ -130,21 +130,21 @@ def row_of(fields: Sequence[Field], given: Sequence[Any]) -> dict[str, Any]:
     if bad:
         raise BadField("\n".join(bad))
     if all(value is None for value in row.values()):
-        raise BadField(f"Nothing was given yet. Needed is at least one of: {names_of(fields)}.")
+        raise BadField(f"All fields are empty. Fill in at least one of: {names_of(fields)}.")
     return row
 
 
 def names_of(fields: Iterable[Field]) -> str:
-    """The fields in words."""
+    """The labels of the fields, separated by commas."""
     return ", ".join(field.label for field in fields)
 
 
 def steps_of(text: str) -> list[list[float]]:
-    """The steps of a time series that is written as CSV; a first line of words is a header, an empty cell a reading
-    that is missing.
+    """The steps of a time series in CSV. If the first line has words, it is a header. An empty cell is a missing
+    reading.
 
     Raises:
-        BadField: naming the line and what is no number, or lines of other lengths.
+        BadField: with the line that has a bad number, or another length than the others.
     """
     lines = [line for line in text.splitlines() if line.strip()]
     separator = next((mark for mark in SEPARATORS if mark in lines[0]), " ")
@@ -155,15 +155,15 @@ def steps_of(text: str) -> list[list[float]]:
     for number, row in enumerate(cells, 1):
         readings = [math.nan if not cell else read_number(cell) for cell in row]
         if None in readings:
-            raise BadField(f"line {number}: {row[readings.index(None)]!r:.80} is no number.")
+            raise BadField(f"line {number}: {row[readings.index(None)]!r:.80} is not a number.")
         if steps and len(readings) != len(steps[0]):
-            raise BadField(f"line {number} has {len(readings)} numbers, and those before it have {len(steps[0])}.")
+            raise BadField(f"line {number} has {len(readings)} numbers, but the lines before it have {len(steps[0])}.")
         steps.append([float(reading) for reading in readings if reading is not None])
     return steps
 
 
 def csv_of(series: Any) -> str:
-    """A time series as `steps_of` reads it."""
+    """A time series in the format that `steps_of` reads."""
     written = io.StringIO()
     rows = [step if isinstance(step, (list, tuple)) or hasattr(step, "__len__") else [step] for step in series]
     readings = [["" if x is None or math.isnan(x) else f"{float(x):.9g}" for x in row] for row in rows]
@@ -172,7 +172,7 @@ def csv_of(series: Any) -> str:
 
 
 def other_of(text: str) -> Any:
-    """What JSON says, and a text where it is none."""
+    """The value of a JSON text; the text itself if it is not JSON."""
     try:
         return json.loads(text)
     except ValueError:
@@ -180,7 +180,7 @@ def other_of(text: str) -> Any:
 
 
 def sentences_of(bad_rows: Iterable[Mapping[str, Any]], fields: Sequence[Field]) -> str:
-    """Why a row cannot be read, a line a column, with the labels of a page: of the entries of `BadRowError`."""
+    """Why a row cannot be read, one line per column, with the labels of the page, from entries of `BadRowError`."""
     labels = {field.column: field.label for field in fields}
     lines = []
     for entry in bad_rows:

@@ -1,4 +1,4 @@
-"""The page in a browser, made with gradio, which is imported here alone and when a page is made."""
+"""The page in a browser, made with gradio. Only this module imports gradio, and only when it makes a page."""
 
 import functools
 import os
@@ -15,16 +15,16 @@ from .fields import BadField, Field, row_of
 
 
 STYLE = Path(__file__).parent / "demo.css"
-FONTS = ["ui-sans-serif", "system-ui", "sans-serif"]  # of the system: gradio's own themes name fonts of the web
+FONTS = ["ui-sans-serif", "system-ui", "sans-serif"]  # system fonts; gradio's own themes load fonts from the web
 MONO = ["ui-monospace", "Consolas", "monospace"]
-KEPT = 3600  # seconds that files of visitors are kept
+KEPT = 3600  # seconds for which files of visitors are kept
 NOT_GIVEN = "(not given)"
-FAULT = "Something went wrong that is no fault of what you gave. The terminal of the page tells more."
+FAULT = "Something went wrong. Your inputs are not the cause. The terminal of the page shows the error."
 
 
 @functools.cache
 def import_gradio() -> Any:
-    """gradio, which tells nobody that it was imported.
+    """Imports gradio with its analytics turned off.
 
     Raises:
         ImportError: it is not installed.
@@ -34,39 +34,39 @@ def import_gradio() -> Any:
         import gradio
     except ImportError as error:
         raise ImportError(
-            f"The demo page needs gradio ({error}): pip install 'mm_hf[demo]'. It asks for an older Pillow than the "
-            "rest of mm_hf: an environment of its own keeps both."
+            f"The demo page requires gradio ({error}): pip install 'mm_hf[demo]'. gradio requires an older Pillow "
+            "than the rest of mm_hf. To keep both, use a separate environment."
         ) from error
     return gradio
 
 
 def path_of(payload: Any) -> str | None:
-    """The file that somebody gave, as it came."""
+    """The path of an uploaded file."""
     return None if payload is None else payload.path
 
 
 def as_it_came(component: Any) -> Any:
-    """A component of gradio for files that hands over the file itself, which the model's own code then reads. gradio
-    would convert it, and end in an error where it cannot."""
+    """Makes a gradio component for files pass on the file unchanged; then the model's own code reads it. By default,
+    gradio converts the file, and fails if it cannot."""
     component.preprocess = path_of
     return component
 
 
 class DemoPage:
-    """A page on which people try a checkpoint.
+    """A page to try a checkpoint.
 
     Args:
         title: of the page.
-        about: what it asks for and answers.
-        answerer: answers what people give.
-        examples: values of its fields to try at once.
-        evidence: say what each modality gave.
-        max_file_mb: megabytes of a file at most.
+        about: a sentence about its inputs and answers.
+        answerer: answers the inputs.
+        examples: example values for the fields.
+        evidence: whether to show the contribution of each modality.
+        max_file_mb: maximum size of a file, in megabytes.
 
     Attributes:
-        blocks: of gradio.
-        url: where it is served, once it is.
-        made: what has to be there as long as the page, such as the folder of its examples.
+        blocks: the gradio object.
+        url: the address of the page, when it is served.
+        made: an object that must live as long as the page, such as the folder of its examples.
     """
 
     def __init__(
@@ -85,12 +85,12 @@ class DemoPage:
         self.blocks = self._build([list(example) for example in examples])
 
     def answer(self, *given: Any) -> str:
-        """The answer to what people gave, one value a field, as HTML; where it cannot be read, a sentence."""
+        """The answer to the inputs, one value per field, as HTML; an error message if an input cannot be read."""
         try:
             return page_of(self.answerer.answer(row_of(self.fields, given), self.evidence), self.fields)
         except BadField as error:
             return message(str(error))
-        except ImportError as error:  # a package that reads such files
+        except ImportError as error:  # a package for this kind of file is missing
             return message(str(error))
         except Exception:
             traceback.print_exc()
@@ -109,7 +109,7 @@ class DemoPage:
                 with gradio.Column(min_width=320):
                     answer = gradio.HTML(STARTING, min_height=120)
             if examples:
-                gradio.Examples(examples, given, label="Examples: press one, then Answer", cache_examples=False)
+                gradio.Examples(examples, given, label="Examples: click one, then click Answer", cache_examples=False)
             quiet: Any = {"api_visibility": "private", "show_progress": "minimal"}
             ask.click(self.answer, given, answer, **quiet)
             for component in given:
@@ -120,7 +120,7 @@ class DemoPage:
         return blocks
 
     def _inputs(self, gradio: Any) -> list[Any]:
-        """A component for each field; the columns of a table stand beside each other."""
+        """One component per field. The columns of a table are in one row."""
         components, place = [], 0
         while place < len(self.fields):
             end = place + 1
@@ -138,9 +138,9 @@ class DemoPage:
         """Serves the page.
 
         Args:
-            host: address to listen at.
-            port: 0: any that is free.
-            wait: until somebody stops it.
+            host: address to listen on.
+            port: port; 0: any free port.
+            wait: whether to wait until the server is stopped.
 
         Raises:
             OSError: the port is taken.
@@ -164,7 +164,7 @@ class DemoPage:
             css_paths=STYLE,
         )
         self.url = url
-        print(f"{self.title} is at {url} (Ctrl-C ends it)", flush=True)
+        print(f"{self.title} is at {url} (Ctrl-C stops it)", flush=True)
         if wait:
             try:
                 self.blocks.block_thread()
@@ -172,12 +172,12 @@ class DemoPage:
                 self.close()
 
     def close(self):
-        """Ends the server."""
+        """Stops the server."""
         self.blocks.close(verbose=False)
 
 
 def component_of(gradio: Any, field: Field) -> Any:
-    """What one field is filled in with."""
+    """The gradio component of one field."""
     named: dict[str, Any] = {"label": field.label}
     if field.kind == PICTURE:
         settings = {"sources": ["upload", "clipboard"], "image_mode": None, "height": 260, "buttons": []}
@@ -198,7 +198,7 @@ def component_of(gradio: Any, field: Field) -> Any:
 
 
 def free_port(host: str) -> int:
-    """A port that nobody listens at."""
+    """A free port."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.bind((host, 0))
         return probe.getsockname()[1]

@@ -1,4 +1,4 @@
-"""The folder of a Space of the Hugging Face Hub, which shows the page of a checkpoint."""
+"""Writes the folder of a Hugging Face Space that shows the page of a checkpoint."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,8 +10,8 @@ from .. import __version__
 
 
 MODEL = "model"  # the folder of the checkpoint
-GRADIO = "6.31.0"  # where none is installed
-APP = '''"""A page on which people try the model in `{model}`. Made by `mm_hf demo --space`."""
+GRADIO = "6.31.0"  # the version if gradio is not installed
+APP = '''"""A page to try the model in `{model}`. Made by `mm_hf demo --space`."""
 
 import os
 from pathlib import Path
@@ -22,11 +22,11 @@ from mm_hf.demo import build_demo
 page = build_demo(str(Path(__file__).parent / "{model}"), title={title})
 
 if __name__ == "__main__":
-    # A Space says where it wants to be reached; anywhere else the page talks to this machine alone.
+    # A Space sets the address in the environment. Elsewhere, only this machine can reach the page.
     host = os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")
     page.launch(host=host, port=int(os.environ.get("GRADIO_SERVER_PORT", 7860)))
 '''
-REQUIREMENTS = """# mm_hf with what its page needs. From no index? Put its wheel beside this file, and name that here.
+REQUIREMENTS = """# mm_hf and the extra for its page. If no index has mm_hf, name a wheel beside this file here.
 mm_hf[demo]=={version}
 """
 README = """---
@@ -43,26 +43,25 @@ pinned: false
 
 {about}
 
-The page runs the checkpoint in `{model}` with the code of mm_hf, and no code that a
-checkpoint brings. {examples}
+The page runs the checkpoint in `{model}` with the code of mm_hf. It runs no code from
+the checkpoint. {examples}
 """
 
 
 def is_free(folder: Path) -> bool:
-    """Whether a folder is not there, or empty."""
+    """Whether a folder does not exist, or is empty."""
     return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
 
 
 def write_files(folder: Path, title: str, about: str, recipe: Mapping[str, Any], examples: Sequence[Any]) -> Path:
-    """Writes `app.py`, `requirements.txt`, `README.md` and, beside the checkpoint in `model`, what its columns are
-    called.
+    """Writes `app.py`, `requirements.txt`, `README.md`, and the names of the columns beside the checkpoint in `model`.
 
     Args:
-        folder: that exists, with the checkpoint in it.
+        folder: an existing folder that contains the checkpoint.
         title: of the page.
-        about: what it asks for and answers, in a sentence.
+        about: a sentence about its inputs and answers.
         recipe: the keys of a recipe that name columns.
-        examples: that the page shows.
+        examples: the examples of the page.
     """
     try:
         version = metadata.version("gradio")

@@ -1,4 +1,4 @@
-"""What an answer rests on: which modality, where in it, and how far to believe that.
+"""What an answer rests on: which modality, which part of it, and how far this can be trusted.
 
 import mm_hf.evidence
 mm_hf.evidence.explain("runs/houses", "new.csv")["rows"][0]["answers"]
@@ -9,15 +9,15 @@ from typing import Any
 
 
 def explain(run: str, rows: Any = None, **options: Any) -> dict[str, Any]:
-    """Explains rows, as `mm_hf explain` does, and gives what that writes into evidence.json.
+    """Explains rows like `mm_hf explain`, and returns the content of evidence.json.
 
     Args:
         run: folder of a run or checkpoint, or Hub id.
-        rows: a file as `mm_hf explain` takes it, or a list of dicts by the columns of the run; None: its test part.
-        options: the flags of `mm_hf explain` by their names, such as `absence="token"`.
+        rows: a file, as for `mm_hf explain`, or a list of dicts with the columns of the run; None: its test part.
+        options: the flags of `mm_hf explain` by name, such as `absence="token"`.
 
     Raises:
-        ValueError: rows, columns or options that do not fit.
+        ValueError: the rows, columns or options do not fit.
     """
     return import_module("mm_hf.commands.explain").explain(run, rows, **options)
 

@@ -1,9 +1,9 @@
-"""Which known rows a row is like, by what is seen of it: with their weights anything can be expected of it.
+"""Finds known rows that are similar to a row. The expected value of any quantity is a weighted mean over them.
 
-The weights are those of a random forest: two rows are alike as often as they share a leaf (Meinshausen 2006,
-https://jmlr.org/papers/v7/meinshausen06a.html, which takes quantiles by them; Athey, Tibshirani and Wager 2019, arXiv
-1610.01271). One forest serves all that is asked about a row, so that two things are compared on the same neighbours:
-that one modality costs a little more than another is then not lost in the noise of two regressions.
+The weights come from a random forest: two rows are similar if they often share a leaf (Meinshausen 2006,
+https://jmlr.org/papers/v7/meinshausen06a.html, which estimates quantiles with them; Athey, Tibshirani and Wager 2019,
+arXiv 1610.01271). One forest serves all questions about a row. So two quantities are compared on the same neighbours,
+and a small difference between two modalities is not lost in the noise of two regressions.
 """
 
 from typing import Any
@@ -12,34 +12,35 @@ import numpy as np
 
 
 TREES = 60
-LEAST_ROWS = 40  # below it all rows are alike: more could not be checked
+LEAST_ROWS = 40  # with fewer rows, all rows count equally, because more could not be checked
 LEAST_LEAF = 5
-LEAVES = 30  # of a tree, about, where there are many rows
-BETTER = 0.99  # more is looked at where that leaves less than this share of the error
+LEAVES = 30  # approximate number of leaves per tree, if there are many rows
+BETTER = 0.99  # more features are used only if the error falls below this share of the previous error
 
 
 class Alike:
     """Weights of known rows.
 
-    Each known row is weighed by the trees that have not learned it. What is looked at is chosen by how well that does:
-    nothing (all rows count alike), how sure the answer is, or the fused vector too. So noise is not taken for
-    knowledge.
+    The weights for a known row come from the trees that were not trained on it. There are three choices of features:
+    none (all rows count equally), the certainty of the answer, or the certainty and the fused vector. The choice with
+    the smallest error is taken, so that noise is not used.
 
     Args:
-        features: of N rows, how sure the answer is `(N, F)` and vectors `(N, D)`, see `CoalitionAnswers.features`.
-        targets: `(N, K)`, what the forest learns to tell apart; rows of which none is finite are not known.
+        features: of N rows, the certainty of the answer `(N, F)` and vectors `(N, D)`, see
+            `CoalitionAnswers.features`.
+        targets: `(N, K)`, the targets of the forest. Rows without a finite target are not known.
         seed: of the forest.
 
     Attributes:
         looks_at: "nothing", "sureness" or "everything".
-        weights: `(N, N)` float32, of each row those of the known rows, its own left out.
+        weights: `(N, N)` float32, for each row the weights of the known rows without the row itself.
     """
 
     def __init__(self, features: tuple[np.ndarray, np.ndarray], targets: np.ndarray, seed: int = 0):
         self.rows = len(targets)
         self.known = np.flatnonzero(np.isfinite(targets).any(1))
         if not len(self.known):
-            raise ValueError("There is no row to learn from.")
+            raise ValueError(f"None of {self.rows} rows has a finite target, so there is no row to learn from.")
         choices = ["nothing"]
         if len(self.known) >= LEAST_ROWS and features[0].shape[1]:
             choices += ["sureness", "everything"]
@@ -54,12 +55,13 @@ class Alike:
 
     @staticmethod
     def _select(looks_at: str, features: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-        """What is looked at, `(N, F)`."""
+        """The chosen features, `(N, F)`."""
         sure, vectors = features
         return {"nothing": sure[:, :0], "sureness": sure}.get(looks_at, np.concatenate([sure, vectors], 1))
 
     def _grow(self, seen: np.ndarray, targets: np.ndarray, seed: int) -> list[tuple[Any, np.ndarray, np.ndarray]]:
-        """Of each tree itself, which of all rows it has learned, and their leaves; none where nothing is seen."""
+        """The trees, each with the numbers of its training rows and their leaves; no trees if there are no
+        features."""
         if not seen.shape[1]:
             return []
         from sklearn.ensemble import RandomForestRegressor
@@ -73,7 +75,8 @@ class Alike:
         return [(tree, rows, tree.apply(seen[rows])) for tree, rows in zip(forest.estimators_, learned)]
 
     def _weights(self, seen: np.ndarray, trees: list[tuple[Any, np.ndarray, np.ndarray]], apart: bool) -> np.ndarray:
-        """Weights `(n, N)` for n rows; with `apart` these are the N rows, and no tree counts for what it learned."""
+        """Weights `(n, N)` for n rows. With `apart`, these are the N known rows, and a tree does not count for its own
+        training rows."""
         weights = np.zeros((len(seen), self.rows), dtype=np.float32)
         if not trees:
             weights[:, self.known] = 1
@@ -88,12 +91,12 @@ class Alike:
         return weights / weights.sum(1, keepdims=True).clip(min=1e-9)
 
     def of(self, features: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-        """Of other rows the weights of the known ones, `(n, N)`."""
+        """For other rows, the weights of the known rows, `(n, N)`."""
         return self._weights(self._select(self.looks_at, features), self.trees, apart=False)
 
 
 def mean_of(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """The weighted mean of values `(N,)` over the rows where they are finite, `(n,)`; NaN where none counts."""
+    """The weighted mean of values `(N,)` over the rows where they are finite, `(n,)`; NaN if all weights are 0."""
     finite = np.isfinite(values)
     total = weights @ finite.astype(np.float32)
     summed = weights @ np.where(finite, values, 0)

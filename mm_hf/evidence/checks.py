@@ -1,4 +1,4 @@
-"""How far to believe a map: what has to hold of one that says what the model looks at."""
+"""Checks how far a map can be trusted: properties that a map must have if it shows what the model uses."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,12 +10,12 @@ from .methods import BATCH, METHODS, Job, NoMap, distances, gradients_along, hid
 from .parts import Answer, EncodedRows, PartMap
 
 
-FRACTIONS = (0.1, 0.2, 0.3, 0.5, 0.7)  # of the parts that are taken away
+FRACTIONS = (0.1, 0.2, 0.3, 0.5, 0.7)  # shares of the parts that are removed
 RANDOM_ORDERS = 2
-SAME = 0.5  # rank correlation up to which maps of other weights count as others
-AGREE = 0.3  # rank correlation from which two methods agree
-COMPLETE = 0.05  # of the sum that may be missed
-LEAST = 4  # parts, of which an order means something
+SAME = 0.5  # up to this rank correlation, maps with other weights count as different
+AGREE = 0.3  # from this rank correlation on, two methods agree
+COMPLETE = 0.05  # allowed error of the sum, as a share
+LEAST = 4  # least number of parts for which an order is meaningful
 
 Check = dict[str, Any]
 
@@ -26,19 +26,19 @@ def check_parts(
     """Checks the maps of one modality.
 
     Args:
-        rows: some of the data.
-        answer: what is explained.
-        modality: whose parts.
-        method: which made the maps, see `METHODS`.
-        maps: those, where they are at hand.
+        rows: some rows of the data.
+        answer: the explained answer.
+        modality: the modality of the parts.
+        method: the method of the maps, see `METHODS`.
+        maps: the maps, if they exist already.
         seed: of random orders and weights.
 
     Returns:
-        by name `value`, `bound`, `passed` and what it `says`, as `checks` of `evidence.json` has it: `deletion` and
-        `insertion` (both signs of the protocol of Chefer et al. 2021, section 4), `weights_drawn_anew` (Adebayo et
-        al. 2018), `agreement` of two methods, and `completeness` of integrated gradients. What cannot be checked is
-        left out: maps of fewer than four parts; the last two, which need captum, where that is not installed, and of
-        maps that were made before the encoder.
+        by name of the check: `value`, `bound`, `passed` and the sentence `says`, as in `checks` of `evidence.json`.
+            The checks are `deletion` and `insertion` (both signs of the protocol of Chefer et al. 2021, section 4),
+            `weights_drawn_anew` (Adebayo et al. 2018), `agreement` of two methods, and `completeness` of integrated
+            gradients. Checks that are not possible are left out: all checks for maps of fewer than four parts; the
+            last two if captum is not installed, or if the maps were made before the encoder.
     """
     maps = METHODS[method](rows, answer, modality) if maps is None else maps
     maps = [part for part in maps if part.parts.count >= LEAST]
@@ -46,18 +46,18 @@ def check_parts(
         return {}
     checks = perturbation(rows, answer, modality, maps, seed)
     fusion = rows.model.explained_base.fusion
-    if any(True for _ in fusion.parameters()):  # a comparison has none
+    if any(True for _ in fusion.parameters()):  # a comparison of embeddings has no parameters
         with redrawn(fusion, seed):
             others = METHODS[method](rows, answer, modality)
         value = mean_correlation(maps, others)
-        same = f"of {modality} have a rank correlation of {value:.2f}"
+        same = f"of {modality} and the maps with random weights have a rank correlation of {value:.2f}"
         checks["weights_drawn_anew"] = check(
             value,
             SAME,
             value <= SAME,
-            f"With the weights of the fusion drawn anew the maps {same} with these; at most {SAME} is another map.",
+            f"The maps {same}. At most {SAME} is allowed: a map must depend on the weights of the fusion.",
         )
-    if method == "input_occlusion":  # what is mixed behind the encoder has no other map to be held against
+    if method == "input_occlusion":  # the encoder mixes the parts, so no second method can be compared
         return checks
     other = "integrated_gradients" if method != "integrated_gradients" else "occlusion"
     with contextlib.suppress(ImportError, NoMap):
@@ -66,8 +66,8 @@ def check_parts(
             value,
             AGREE,
             value >= AGREE,
-            f"The maps of {modality} by {other} have a rank correlation of {value:.2f} with these; at least {AGREE} "
-            "is wanted.",
+            f"The maps of {modality} by {other} have a rank correlation of {value:.2f} with these maps. At least "
+            f"{AGREE} is required.",
         )
         attributions, missed = gradients_along(rows, answer, modality)
         value = float((missed.abs() / attributions.abs().sum(1).clamp(min=1e-9)).mean())
@@ -75,26 +75,29 @@ def check_parts(
             value,
             COMPLETE,
             value <= COMPLETE,
-            f"Integrated gradients of {modality} miss {value:.1%} of what they should add up to; at most "
-            f"{COMPLETE:.0%} is allowed.",
+            f"The sum of the integrated gradients of {modality} is wrong by {value:.1%}. At most {COMPLETE:.0%} is "
+            "allowed.",
         )
     return checks
 
 
 def check(value: float, bound: float, passed: bool, says: str) -> Check:
-    """One check as the record has it."""
+    """One check, as it is in the record."""
     return {"value": float(value), "bound": float(bound), "passed": bool(passed), "says": says}
 
 
 def perturbation(
     rows: EncodedRows, answer: Answer, modality: str, maps: list[PartMap], seed: int = 0, batch_size: int = BATCH
 ) -> dict[str, Check]:
-    """Whether the answer changes sooner when the parts are taken away in the order of the map, the first ones first,
-    than in a random order (`deletion`), and later when the last ones go first, which is to put the first ones back
-    first (`insertion`).
+    """Compares the order of the map with a random order of removing parts.
 
-    What is compared is the mean change of the answer over `FRACTIONS` of the parts, as a share of the larger of the
-    two; a check is passed where the difference from random order is above chance.
+    `deletion`: the parts with the largest values are removed first. The answer must change sooner than in random
+        order.
+    `insertion`: the parts with the smallest values are removed first, which keeps the largest ones longest. The answer
+    must change later than in random order.
+
+    The compared figure is the mean change of the answer over `FRACTIONS` of the parts, as a share of the largest of
+    the changes. A check passes if the difference from the random order is significant.
     """
     generator = torch.Generator().manual_seed(seed)
     before = any(part.method == "input_occlusion" for part in maps)
@@ -121,8 +124,8 @@ def perturbation(
     results = {}
     largest = torch.maximum(torch.maximum(first, last), chance).mean().clamp(min=1e-12)
     for name, gain, words in (
-        ("deletion", first - chance, "Taking away what the map marks changes the answer"),
-        ("insertion", chance - last, "Keeping what the map marks keeps the answer"),
+        ("deletion", first - chance, "Removing the parts that the map marks changes the answer"),
+        ("insertion", chance - last, "Keeping the parts that the map marks preserves the answer"),
     ):
         shares = gain / largest
         error = 1.96 * float(shares.std()) / len(shares) ** 0.5 if len(shares) > 1 else 0.0
@@ -132,22 +135,23 @@ def perturbation(
             value,
             0.0,
             value - error > 0,
-            f"{words} {more} than parts of {modality} in random order: by {value:.2f} ± {error:.2f} of the change.",
+            f"{words} {more} than a random order of the parts of {modality}: by {value:.2f} ± {error:.2f} of the "
+            "change.",
         )
     return results
 
 
 def mean_correlation(maps: list[PartMap], others: list[PartMap]) -> float:
-    """The mean rank correlation (Spearman's) of maps of the same items; of signed ones the absolute values count."""
+    """The mean rank correlation (Spearman's) of maps of the same items. For signed maps, absolute values are used."""
     other_of = {(part.row, part.place): part for part in others}
     pairs = [(part, other_of[part.row, part.place]) for part in maps if (part.row, part.place) in other_of]
-    flat = [tuple(p.values.abs().flatten() for p in pair) for pair in pairs]  # of unsigned ones they are their own
+    flat = [tuple(p.values.abs().flatten() for p in pair) for pair in pairs]  # unsigned values do not change
     values = [rank_correlation(one, other) for one, other in flat]
     return sum(values) / len(values) if values else 0.0
 
 
 def rank_correlation(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Spearman's, equal values with their mean rank; 0 where all are equal."""
+    """Spearman's rank correlation. Equal values get their mean rank; the result is 0 if all values are equal."""
     ranks = [mean_ranks(values) for values in (one, other)]
     ranks = [values - values.mean() for values in ranks]
     size = float(ranks[0].norm() * ranks[1].norm())
@@ -155,7 +159,7 @@ def rank_correlation(one: torch.Tensor, other: torch.Tensor) -> float:
 
 
 def mean_ranks(values: torch.Tensor) -> torch.Tensor:
-    """The rank of each value, `(N,)` float64, that of equal ones the mean of theirs."""
+    """The rank of each value, `(N,)` float64. Equal values get the mean of their ranks."""
     _, inverse, counts = values.unique(return_inverse=True, return_counts=True)
     ends = counts.cumsum(0).double()
     return (ends - (counts.double() - 1) / 2)[inverse]
@@ -163,8 +167,8 @@ def mean_ranks(values: torch.Tensor) -> torch.Tensor:
 
 @contextlib.contextmanager
 def redrawn(module: torch.nn.Module, seed: int = 0) -> Iterator[None]:
-    """Draws the weights of a module anew for as long as the context lasts: each tensor's own values in another order,
-    so that they are as large as they were, and no gate is shut that was open."""
+    """Randomises the weights of a module inside the context. The values of each tensor are put in random order, so
+    they keep their size, and open gates stay open."""
     before = {name: value.detach().clone() for name, value in module.named_parameters()}
     generator = torch.Generator().manual_seed(seed)
     try:

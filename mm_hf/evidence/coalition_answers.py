@@ -1,7 +1,7 @@
-"""What a model says of rows when it sees some of their modalities alone, and how good that is.
+"""The answers of a model when it sees only some modalities of a row, and their scores.
 
-Absence is native to the model: where an index is -1 the learned absent token stands. So every item is encoded once,
-and each set of modalities, a coalition, costs one `fuse`.
+The model supports missing modalities: an index of -1 stands for the learned token of an absent item. So every item is
+encoded once, and each set of modalities (a coalition) costs one call of `fuse`.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -20,13 +20,13 @@ from ..models.tasks import CLASSES, TEXTS, TaskHead
 from ..tasks import Task
 
 
-Coalition = frozenset[str]  # names of modalities that are seen
-MOST_CLASSES = 32  # of which each probability is looked at; of more the largest alone
+Coalition = frozenset[str]  # names of the visible modalities
+MOST_CLASSES = 32  # up to this number of classes, every probability is a feature; above it, only the largest
 LARGEST = 5
 
 
 def coalitions_of(modalities: Collection[str], least: Collection[str] = ()) -> list[Coalition]:
-    """All sets of these modalities that hold at least some of them, the largest first."""
+    """All sets of these modalities that contain all of `least`, the largest first."""
     others = [name for name in modalities if name not in least]
     sizes = range(len(others), -1, -1)
     return [Coalition([*least, *more]) for size in sizes for more in combinations(others, size)]
@@ -34,15 +34,15 @@ def coalitions_of(modalities: Collection[str], least: Collection[str] = ()) -> l
 
 @dataclass
 class CoalitionAnswers:
-    """What a model says of N rows, by the modalities that it sees of them.
+    """The answers of a model for N rows, by visible modalities.
 
     Args:
-        modalities: of the model, in their order.
-        present: `(N, M)` bool, which of them each row has.
-        pooled: by coalition the fused vectors, `(N, D)` float32. A row that lacks some of a coalition is there as the
-            model sees it without them.
-        logits: by coalition and task `(N, C)` float32; the only task is None.
-        labels: by task as `label_tensor` gives them; None where the rows have none.
+        modalities: of the model, in order.
+        present: `(N, M)` bool, which modalities each row has.
+        pooled: by coalition, the fused vectors, `(N, D)` float32. If a row lacks some modalities of a coalition, its
+            vector is computed without them.
+        logits: by coalition and task, `(N, C)` float32; the key of a single task is None.
+        labels: by task, as `label_tensor` gives them; None if the rows have no labels.
     """
 
     modalities: list[str]
@@ -63,8 +63,8 @@ class CoalitionAnswers:
         return Coalition(name for name, present in zip(self.modalities, self.present[row]) if present)
 
     def features(self, coalition: Coalition, heads: Mapping[str | None, TaskHead]) -> tuple[np.ndarray, np.ndarray]:
-        """What may be known of rows when a coalition is seen, and nothing of the modalities outside of it: how sure
-        the answers are, `(N, F)`, and the fused vectors `(N, D)`. Nothing at all of the empty one."""
+        """The features of rows of which only the modalities of a coalition are visible: the certainty of the answers,
+        `(N, F)`, and the fused vectors `(N, D)`. The empty coalition has no features."""
         if not coalition:
             return np.zeros((len(self), 0)), np.zeros((len(self), 0))
         parts = [part for name, head in heads.items() for part in certainty(self.logits[coalition][name], head)]
@@ -72,8 +72,8 @@ class CoalitionAnswers:
 
 
 def certainty(logits: torch.Tensor, head: TaskHead) -> list[np.ndarray]:
-    """How sure an answer is, `(N, F)` each: the largest probabilities, their entropy, and every probability of up to
-    32 classes; of numbers the numbers."""
+    """The certainty of answers, `(N, F)` each: the largest probabilities, their entropy, and every probability if
+    there are at most 32 classes. For numbers: the numbers themselves."""
     shares = head.probabilities(logits.double())
     if shares is None:
         return [logits.double().numpy()]
@@ -85,15 +85,15 @@ def certainty(logits: torch.Tensor, head: TaskHead) -> list[np.ndarray]:
 
 
 def answering_heads(model: MMFusionPreTrainedModel) -> dict[str | None, tuple[torch.nn.Module, TaskHead]]:
-    """The layers of a model that answer, by task.
+    """The last layers of a model, by task.
 
     Raises:
-        ValueError: it has none, as one that searches, or what it gives are texts.
+        ValueError: the model has none (a retrieval model), or its answers are texts.
     """
     layers = model.last_layers()
     if not layers or any(head.label_kind == TEXTS for _, head in layers.values()):
         raise ValueError(
-            f"What to ask for next is worked out for classes and numbers; {type(model).__name__} gives none."
+            f"--missing works for classes and numbers, but {type(model).__name__} predicts neither: leave it out."
         )
     return layers
 
@@ -102,12 +102,15 @@ def answering_heads(model: MMFusionPreTrainedModel) -> dict[str | None, tuple[to
 def look(
     model: MMFusionPreTrainedModel, batches: Iterable[dict[str, Any]], coalitions: Sequence[Coalition] | None = None
 ) -> CoalitionAnswers:
-    """Lets a model look at rows, with the modalities of each coalition alone.
+    """Computes the answers of a model for rows, once for each coalition of modalities.
 
     Args:
-        model: a head for classes or numbers; it is left in eval mode.
+        model: a model for classes or numbers; it is left in eval mode.
         batches: as `MultimodalCollator` makes them.
-        coalitions: which ones; None: all that its modalities make.
+        coalitions: the coalitions; None: all coalitions of its modalities.
+
+    Raises:
+        ValueError: there is no row; see also `answering_heads`.
     """
     layers, base, names = answering_heads(model), model.base_model, list(model.config.modalities)
     wanted = coalitions_of(names) if coalitions is None else list(coalitions)
@@ -142,7 +145,7 @@ def look(
             of_batch = batch["labels"] if isinstance(batch["labels"], Mapping) else {None: batch["labels"]}
             labels.append(send_to_device(of_batch, "cpu"))
     if not present:
-        raise ValueError("There is no row to look at.")
+        raise ValueError("There are no rows: give at least one batch.")
     return CoalitionAnswers(
         modalities=names,
         present=torch.cat(present).cpu().numpy(),
@@ -155,24 +158,29 @@ def look(
 
 
 class Scores:
-    """How good answers are, on one scale: 1 is right. Learned from the labels of some rows.
+    """Scores of answers on one scale, where 1 is right. The scale is fitted to the labels of some rows.
 
-    Of classes it is the share that is right, as `Task.row_scores` has it. What is measured in a unit, as an error of
-    numbers, becomes the share of the best constant answer's error that is gone: 0 is that guess, 1 no error at all. Of
-    several tasks it is the mean over those that a row has a label of. Where nothing is seen, that constant is the
-    answer: no row was ever trained on without any modality.
+    For classes, the score is 1 or 0, see `Task.row_scores`. For errors with a unit, such as errors of numbers, the
+    score is the share of the error that is removed, compared with the best constant answer: 0 is as good as the
+    constant, 1 is no error. For several tasks, it is the mean over the tasks for which the row has a label. If no
+    modality is visible, the constant is the answer, because the model was never trained on a row without modalities.
 
     Args:
-        tasks: by name; the only one is None.
+        tasks: by name; the key of a single task is None.
         answers: of rows with labels.
 
     Attributes:
-        units: by task what 1 on the scale is in the unit of `Task.row_scores`.
+        units: by task, the difference of 1 on the scale, in the unit of `Task.row_scores`.
+
+    Raises:
+        ValueError: there are no labels.
     """
 
     def __init__(self, tasks: Mapping[str | None, Task], answers: CoalitionAnswers):
         if answers.labels is None:
-            raise ValueError("What to ask for next is learned from rows with labels, and these have none.")
+            raise ValueError(
+                "--missing learns from rows with labels, but these rows have none: give rows with labels."
+            )
         self.tasks = dict(tasks)
         self.constants: dict[str | None, torch.Tensor] = {}
         self.units: dict[str | None, float] = {}
@@ -195,7 +203,8 @@ class Scores:
             self.units[name] = (best - self.zeros[name]) or 1.0
 
     def __call__(self, answers: CoalitionAnswers) -> dict[Coalition, np.ndarray]:
-        """By coalition the score of each row, `(N,)`; NaN for rows that lack some of it, or have no label."""
+        """The score of each row, `(N,)`, by coalition; NaN for rows that lack one of its modalities or have no
+        label."""
         scores = {}
         for seen, logits in answers.logits.items():
             of_tasks = []

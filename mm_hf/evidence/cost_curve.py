@@ -1,4 +1,4 @@
-"""How good answers are at which price: the plan of `missing`, beside orders that look at no row."""
+"""The score of answers against the price of the modalities: for the plan of `missing`, and for fixed orders."""
 
 from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations, permutations
@@ -10,7 +10,7 @@ from .coalition_answers import Coalition, CoalitionAnswers
 from .missing import Missing, Policy
 
 
-# How much of the score the price of everything is worth, from where nearly all is asked for to where nothing is.
+# Values of `Policy.worth`. With the smallest, nearly all modalities are obtained; with the largest, none.
 WORTHS = tuple(round(0.01 * 1.25**step, 4) for step in range(24))
 MOST_IN_ORDERS = 4
 Point = dict[str, float]
@@ -23,34 +23,37 @@ def cost_curve(
     prices: Mapping[str, float] | None = None,
     worths: Sequence[float] = WORTHS,
 ) -> dict[str, Any]:
-    """Plays plans on rows that have everything, and have labels.
+    """Simulates plans on rows that have all modalities and labels.
 
     Args:
-        missing: learned from other rows.
-        rows: what the model says of them, all coalitions that hold `start`.
-        start: modalities that are there from the beginning.
-        prices: by modality, 1 where none is given.
-        worths: see `Policy.worth`; each is a point of the curves.
+        missing: fitted on other rows.
+        rows: the answers of the model for these rows, for all coalitions that contain `start`.
+        start: modalities that every row has from the start.
+        prices: by modality; the default is 1.
+        worths: see `Policy.worth`; each value gives one point of the curves.
 
     Returns:
-        `start`, `prices`, `rows`, and `lines`: by name a list of points of `price`, the mean over the rows as a share
-        of the price of everything that `start` lacks, `score`, and `worth`, of the last of the plans that give it.
-        Which fixed order, and which modalities for all, are the best is found on the rows that `missing` was learned
-        from.
+        `start`, `prices`, `rows`, and `lines`: by name, a list of points. A point has `price` (the mean over the rows,
+        as a share of the price of all modalities that `start` lacks), `score`, and `worth` (of the last plan that
+        gives this point). The best fixed order and the best common set of modalities are chosen on the rows that
+        `missing` was fitted on.
 
     Raises:
-        ValueError: no row has everything and a label.
+        ValueError: no row has all modalities and a label, or there is nothing to pay for.
     """
     first, given = Coalition(start), missing.checked(prices)
     rest = [name for name in missing.modalities if name not in first]
     total = sum(given[name] for name in rest)
     given = {name: given[name] if name in rest else 0.0 for name in given}
     if not total:
-        raise ValueError(f"There is nothing to pay for: {list(start)} are there, and the prices are {given}.")
+        raise ValueError(
+            f"There is nothing to pay for: the rows have {list(start)} from the start, and the prices are {given}. "
+            "Give fewer modalities, or prices above 0."
+        )
     score = missing.scores(rows)
     usable = np.isfinite(score[Coalition(missing.modalities)])
     if not usable.any():
-        raise ValueError(f"None of {len(rows)} rows has all of {missing.modalities}, and a label.")
+        raise ValueError(f"None of {len(rows)} rows has a label and all modalities {missing.modalities}.")
 
     kept: dict[Coalition, np.ndarray] = {}
 
@@ -63,7 +66,7 @@ def cost_curve(
         reached = followed.scores(score)[usable]
         return {"price": followed.paid[usable].mean() / total, "score": reached.mean(), "worth": worth}
 
-    ends = [fixed(Coalition()), fixed(Coalition(rest))]  # who asks for nothing, and who asks for everything
+    ends = [fixed(Coalition()), fixed(Coalition(rest))]  # no modality obtained, and all modalities obtained
     lines: dict[str, list[Point]] = {"plan": list(ends), "fixed_order": list(ends)}
     for worth in worths:
         lines["plan"].append(played(Policy(missing, given, None, worth, [first]), worth))
@@ -85,8 +88,8 @@ def cost_curve(
 
 
 def orders_of(missing: Missing, start: Coalition, prices: Mapping[str, float]) -> list[tuple[str, ...]]:
-    """The orders among which the best is looked for: all of up to four modalities; of more the one in which each next
-    one brings most for its price."""
+    """The candidate orders. Up to four modalities: all orders. More: only the greedy order, where the next modality
+    brings the most for its price."""
     rest = [name for name in missing.modalities if name not in start]
     if len(rest) <= MOST_IN_ORDERS:
         return list(permutations(rest))
@@ -99,14 +102,15 @@ def orders_of(missing: Missing, start: Coalition, prices: Mapping[str, float]) -
 
 
 def tidy(line: Sequence[Point]) -> list[Point]:
-    """Points by their price, each once, in plain numbers for JSON; of equal ones the last."""
+    """Points sorted by price, as plain numbers for JSON. Of equal points, the last is kept."""
     rounded = [{name: round(float(value), 6) for name, value in point.items()} for point in line]
     distinct = {(point["price"], point["score"]): point for point in rounded}
     return [distinct[place] for place in sorted(distinct)]
 
 
 def known_value(policy: Policy, start: Coalition) -> float:
-    """What a policy is worth on the rows that it was learned from, each followed by what other rows taught."""
+    """The mean value of a policy on the rows that it was fitted on. Each row follows the plan learned from other
+    rows."""
     score = np.stack([policy.missing.score[seen] for seen in policy.planned])[
         policy.ends[start], np.arange(len(policy.missing.answers))
     ]
@@ -116,7 +120,7 @@ def known_value(policy: Policy, start: Coalition) -> float:
 def hull(
     missing: Missing, sets: Collection[Coalition], start: Coalition, prices: Mapping[str, float]
 ) -> list[Coalition]:
-    """Of sets of modalities those that are the best for some price, on the rows that were learned from, by price."""
+    """The sets of modalities that are the best for some price, on the rows of the fit, sorted by price."""
     score = {obtained: float(np.nanmean(missing.score[start | obtained])) for obtained in sets}
     price = {obtained: sum(prices[name] for name in obtained) for obtained in sets}
     chosen: list[Coalition] = []
@@ -134,18 +138,18 @@ def hull(
 def slope(
     one: Coalition, other: Coalition, score: Mapping[Coalition, float], price: Mapping[Coalition, float]
 ) -> float:
-    """What is gained for the price from one set to another."""
+    """The gain in score per price, from one set to another."""
     return (score[other] - score[one]) / max(price[other] - price[one], 1e-12)
 
 
 def score_at(line: Sequence[Point], price: float) -> float:
-    """The score of a line at a price, in proportion between two points: whoever treats a share of the rows by one and
-    the others by the other gets it."""
+    """The score of a line at a price, by linear interpolation between two points. It is reached by treating a share of
+    the rows in one way and the others in the other way."""
     return float(np.interp(price, [point["price"] for point in line], [point["score"] for point in line]))
 
 
 def price_of(line: Sequence[Point], score: float) -> float | None:
-    """The least price at which a line comes to a score, likewise; None where it never does."""
+    """The lowest price at which a line reaches a score, by linear interpolation; None if it never reaches it."""
     reached = [place for place, point in enumerate(line) if point["score"] >= score]
     if not reached:
         return None

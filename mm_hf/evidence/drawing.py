@@ -1,4 +1,4 @@
-"""Pictures of evidence, one a row, for those who want no page: its items with their maps, and what modalities gave."""
+"""Draws evidence as pictures, one per row: the items with their maps, and the contributions of the modalities."""
 
 import base64
 import io
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 
 FOR, AGAINST = SIGNS[-2], SIGNS[0]
-ACROSS = 90  # characters of a line of text
+ACROSS = 90  # characters per line of text
 LINES = 5
 FRAMES = 6
 
 
 def draw_rows(evidence: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Writes a PNG of each row.
+    """Writes one PNG per row.
 
     Args:
         evidence: see `write_page`.
-        folder: that exists.
+        folder: an existing folder.
 
     Returns:
         the files, `row-00017.png` for row 17.
@@ -38,8 +38,8 @@ def draw_rows(evidence: Mapping[str, Any], folder: Path) -> list[Path]:
 
 
 def draw_row(row: Mapping[str, Any], file: Path) -> Path:
-    """Writes a PNG: above, of each answer what the modalities gave; below, each item with the first map that there is
-    of it."""
+    """Writes a PNG. At the top are the contributions of the modalities to each answer. Below is each item, with its
+    first map if it has one."""
     answers, items = row.get("answers") or [], row.get("items") or []
     heights = [1.2 + 0.3 * len(answer.get("modalities") or {}) for answer in answers]
     heights += [HEIGHTS.get(item["kind"]) or height_of_words(item["shown"]) for item in items]
@@ -60,7 +60,7 @@ def draw_row(row: Mapping[str, Any], file: Path) -> Path:
 
 
 def draw_modalities(axes: "Axes", answer: Mapping[str, Any]):
-    """Bars of what the modalities gave to an answer."""
+    """Bars of the contributions of the modalities to an answer."""
     known = (answer.get("modalities") or {}).items()
     values = {name: about["value"] for name, about in known if about.get("value") is not None}
     said = drawable(str(answer.get("answer")), 60)
@@ -76,7 +76,7 @@ def draw_modalities(axes: "Axes", answer: Mapping[str, Any]):
 
 
 def draw_bars(axes: "Axes", names: list[str], values: list[float]):
-    """Bars to the right of zero for what is above it, and to the left for what is below."""
+    """Horizontal bars: positive values to the right of zero, negative values to the left."""
     places, colors = range(len(names)), [FOR if value >= 0 else AGAINST for value in values]
     axes.barh(places, values, color=colors, height=0.7)
     axes.set_yticks(places, [drawable(name, 30) for name in names], fontsize=8, parse_math=False)
@@ -90,11 +90,11 @@ def draw_bars(axes: "Axes", names: list[str], values: list[float]):
 
 
 def colored(part: Mapping[str, Any], values: Any, most: float | None = None) -> tuple[np.ndarray, Any]:
-    """The colours of a map's values, as RGBA: the less a value counts, the clearer it is.
+    """The colours of a map's values, as RGBA. Smaller values are more transparent.
 
     Args:
-        values: all of the map, or some of it.
-        most: the largest size in the map; None: that of these values.
+        values: all values of the map, or some of them.
+        most: the largest absolute value of the map; None: the largest of these values.
     """
     from matplotlib.colors import LinearSegmentedColormap
 
@@ -109,7 +109,7 @@ def colored(part: Mapping[str, Any], values: Any, most: float | None = None) -> 
 
 
 def largest(values: Any) -> float:
-    """The largest size in a map; 0 where there is none."""
+    """The largest absolute value in a map; 0 if it is empty."""
     return float(np.nanmax(np.abs(np.append(np.asarray(values, dtype=float), 0.0))))
 
 
@@ -124,7 +124,7 @@ def draw_picture(axes: "Axes", shown: Mapping[str, Any], part: Mapping[str, Any]
 
 
 def draw_over(axes: "Axes", picture: Image.Image, part: Any, values: Any, most: float | None = None):
-    """A picture, and over it the cells of a map, which may cover an `area` of it alone."""
+    """A picture, and over it the cells of a map. The map may cover only an `area` of the picture."""
     width, height = picture.size
     axes.imshow(picture, extent=(0, width, height, 0))
     if values:
@@ -137,7 +137,7 @@ def draw_over(axes: "Axes", picture: Image.Image, part: Any, values: Any, most: 
 
 
 def draw_video(axes: "Axes", shown: Mapping[str, Any], part: Mapping[str, Any] | None):
-    """Some frames side by side under their maps."""
+    """Some frames side by side, under their maps."""
     axes.axis("off")
     frames = shown["frames"]
     chosen = np.unique(np.linspace(0, len(frames) - 1, min(FRAMES, len(frames))).round().astype(int))
@@ -160,7 +160,7 @@ def draw_sound(axes: "Axes", shown: Mapping[str, Any], part: Mapping[str, Any] |
 
 
 def draw_series(axes: "Axes", shown: Mapping[str, Any], part: Mapping[str, Any] | None):
-    """The channels, each from its least to its largest value, over the map."""
+    """The channels, each scaled from its smallest to its largest value, over the map."""
     every = shown.get("every", 1)
     steps = max([1, *(len(channel) for channel in shown["values"])]) * every
     draw_bands(axes, part, steps, low=-0.05, high=len(shown["values"]))
@@ -177,7 +177,7 @@ def draw_series(axes: "Axes", shown: Mapping[str, Any], part: Mapping[str, Any] 
 
 
 def draw_bands(axes: "Axes", part: Mapping[str, Any] | None, whole: float, low: float, high: float):
-    """The moments of a map, as bands of a height."""
+    """The time spans of a map, as coloured bands between `low` and `high`."""
     if part is None:
         return
     colors = colored(part, part["values"])[0]
@@ -198,12 +198,12 @@ def draw_table(axes: "Axes", shown: Mapping[str, Any], part: Mapping[str, Any] |
 
 
 def beginning(shown: Mapping[str, Any]) -> str:
-    """As much of a text as is drawn."""
+    """The beginning of a text, up to the length that is drawn."""
     return str(shown.get(TEXT) or "")[: ACROSS * LINES]
 
 
 def height_of_words(shown: Mapping[str, Any]) -> float:
-    """What a text needs, in inches."""
+    """The height of a text, in inches."""
     return 0.45 + 0.2 * -(-len(beginning(shown)) // ACROSS)
 
 

@@ -1,6 +1,6 @@
-/* One item of a row, and the map over it. */
+/* Draws one item of a row, and the map over it. */
 
-/** Of a place in time, in percent of the whole axis. */
+/** The coloured bands of a map along a time axis of length `whole`. */
 function timeBands(part, most, whole, unit) {
   const shape = svg("svg", { class: "bands", viewBox: "0 0 1000 10", preserveAspectRatio: "none", "aria-hidden": "true" });
   (part?.times ?? []).forEach(([from, to], place) => {
@@ -20,7 +20,7 @@ function timeAxis(whole, unit) {
   return element("div", { class: "axis", "aria-hidden": "true" }, ticks);
 }
 
-/** A picture with its map above it; `area` is what of the picture the map covers: top, left, bottom, right, in shares. */
+/** A picture with its map on top. `area` is the part of the picture that the map covers: top, left, bottom, right, as shares. */
 function pictureWith(source, alternative, grid, part, most) {
   const picture = element("img", { src: source, alt: alternative });
   const whole = element("div", { class: "under" }, picture);
@@ -38,7 +38,7 @@ function pictureWith(source, alternative, grid, part, most) {
   return whole;
 }
 
-/** Of each span its place among the characters, as the record counts them: by code points, emoji as one. */
+/** The spans of a text map with their values, in order and without overlaps. Positions count code points: an emoji is one. */
 function spansOf(part, characters) {
   const spans = (part?.spans ?? []).map(([start, end], place) => ({ start, end: Math.min(end, characters.length), value: part.values[place] }));
   let last = 0;
@@ -49,8 +49,8 @@ function spansOf(part, characters) {
   });
 }
 
-/* By the kind of an item, how it is drawn: of what is shown, the map (which may be missing), its largest value, and a
-   name of the item. Each gives elements. */
+/* One drawing function per kind of item. Its arguments: the content, the map (may be missing), the largest value of the
+   map, and the name of the item. It returns elements. */
 const DRAW = {
   picture: (shown, part, most, name) => [
     element("div", { class: "picture" }, pictureWith(shown.src, name, part?.values, part, most)),
@@ -122,7 +122,7 @@ const DRAW = {
   other: (shown, part, most, name) => DRAW.text(shown, part?.spans ? part : null, most, name),
 };
 
-/** Every number of a map, for those who read them. */
+/** All numbers of a map, as table rows. */
 function numbersOf(item, part) {
   const shown = item.shown, cell = (value) => element("td", { class: "number" }, figure(value, part.signed));
   const line = (name, ...values) => element("tr", {}, element("th", { scope: "row" }, data(name)), values.map(cell));
@@ -144,7 +144,7 @@ function numbersBelow(item, part) {
   return whole;
 }
 
-/** The slider of a map that lies above pictures. */
+/** The slider for the opacity of a map over pictures. */
 function opacity(host) {
   const input = element("input", { type: "range", min: 0, max: 100, step: 5, value: 70 });
   const set = () => host.style.setProperty("--opacity", input.value / 100);
@@ -153,7 +153,7 @@ function opacity(host) {
   return element("label", { class: "screen" }, "Map over the picture ", input);
 }
 
-/** An item with its maps: `parts` are those of this item, each with the `task` that it explains. */
+/** An item with its maps. `parts` are the maps of this item, each with the `task` that it explains. */
 function drawItem(item, parts, several) {
   const places = [words(item.modality), item.kind === "table" || item.column === item.modality ? null : item.column];
   const name = places.filter((text) => text !== null && text !== undefined).join(", ");
@@ -165,7 +165,7 @@ function drawItem(item, parts, several) {
     body.replaceChildren(...DRAW[kind](item.shown ?? {}, part, most, name));
     if (!part) return;
     if (kind === "picture" || kind === "video") body.append(opacity(host));
-    body.append(element("div", {}, legend(part, most, !["picture", "video"].includes(kind)), most ? null : " Nothing in it counts."));
+    body.append(element("div", {}, legend(part, most, !["picture", "video"].includes(kind)), most ? null : " All values of this map are 0."));
     for (const check of about.failed)
       body.append(element("p", { class: "warning" }, `Do not rely on this map: it failed the check \u201c${words(check.name)}\u201d. ${check.says}`));
     body.append(numbersBelow(item, part));

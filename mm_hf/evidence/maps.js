@@ -1,9 +1,9 @@
 "use strict";
-/* Elements, numbers, colours: what the rest of the page draws with. Whatever comes from data becomes text, never HTML. */
+/* Helpers for the rest of the page: elements, numbers, colours. All data become text, never HTML. */
 
 const about = JSON.parse(document.getElementById("about").textContent);
 
-/** An element: attributes by their names ("class" among them), then its children, texts or elements. */
+/** An element with attributes by name (also "class") and children (texts or elements). */
 function element(name, attributes = {}, ...children) {
   const made = document.createElement(name);
   for (const [key, value] of Object.entries(attributes))
@@ -19,13 +19,13 @@ function svg(name, attributes, ...children) {
   return made;
 }
 
-/** A text of the data: its direction is its own, and does not turn what stands beside it. */
+/** A text from the data. Its writing direction does not affect the text around it. */
 const data = (text) => element("bdi", {}, String(text));
 
 const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 const minus = (text) => text.replace("-", "\u2212");
 
-/** A number with three digits that say something. */
+/** A number with three significant digits. */
 function figure(value, signed = false) {
   if (!isNumber(value)) return "\u2013";
   const size = Math.abs(value);
@@ -34,7 +34,7 @@ function figure(value, signed = false) {
   return minus(signed && value > 0 ? `+${text}` : text);
 }
 
-/** A probability. What is not quite certain is not said to be. */
+/** A probability in percent. It is shown as 0 or 100 % only if it is exactly that. */
 function percent(value) {
   if (!isNumber(value)) return "\u2013";
   if (value < 1 && value >= 0.9995) return "> 99.9 %";
@@ -46,7 +46,8 @@ const words = (name) => String(name).replaceAll("_", " ");
 
 /* Bars */
 
-/** A bar within a range, from zero where that is in the range. It is for the eye: the number stands beside it. */
+/** A bar within a range; it starts at zero if zero is in the range. It is hidden from screen readers, because the number is
+ * beside it. */
 function bar(value, low, high, kind = "") {
   const place = (x) => 100 * Math.min(1, Math.max(0, (x - low) / (high - low || 1)));
   const zero = place(0), end = place(value);
@@ -82,10 +83,10 @@ function colorAt(scale, share) {
 
 const flat = (values) => (Array.isArray(values) ? values.flatMap(flat) : isNumber(values) ? [values] : []);
 
-/** The largest size in a map, which has the strongest colour; 0 where nothing counts. */
+/** The largest absolute value in a map, which gets the strongest colour; 0 if all values are 0. */
 const largest = (part) => flat(part.values).reduce((most, value) => Math.max(most, Math.abs(value)), 0);
 
-/** The values of one picture, as coloured cells. The less a cell counts, the more of the picture is seen. */
+/** The map of one picture as coloured cells. Cells with small values are more transparent. */
 function heatMap(grid, signed, most, label) {
   const height = grid.length, width = Math.max(...grid.map((line) => line.length));
   const canvas = element("canvas", { class: "heat", width, height, role: "img", "aria-label": label });
@@ -99,7 +100,7 @@ function heatMap(grid, signed, most, label) {
   return canvas;
 }
 
-/** What a heat map says, in words, for those who do not see it. */
+/** A heat map in words, for screen readers. */
 function saidOfMap(grid) {
   let most = null;
   grid.forEach((line, y) => line.forEach((value, x) => {
@@ -107,7 +108,7 @@ function saidOfMap(grid) {
   }));
   const cells = `${grid.length} rows of ${grid[0]?.length ?? 0} cells`;
   return most === null ? `Heat map, ${cells}.`
-    : `Heat map, ${cells}; most counts row ${most.y + 1}, column ${most.x + 1}: ${figure(most.value)}.`;
+    : `Heat map, ${cells}; the largest value is in row ${most.y + 1}, column ${most.x + 1}: ${figure(most.value)}.`;
 }
 
 /** What the colours mean. */
@@ -117,11 +118,11 @@ function legend(part, most, tinted) {
     const colors = (part.signed ? scales.signs : scales.sizes).map((color) => `rgb(${color.join(" ")})`);
     stripe.style.backgroundImage = `linear-gradient(to right, ${colors.join(", ")})`;
   }
-  const ends = part.signed ? [`against ${figure(-most)}`, `for ${figure(most, true)}`] : ["0", `counts most, ${figure(most)}`];
+  const ends = part.signed ? [`against the answer ${figure(-most)}`, `for the answer ${figure(most, true)}`] : ["0", `largest effect, ${figure(most)}`];
   return element("span", { class: "legend" }, ends[0], stripe, ends[1]);
 }
 
-/** The tint of a word or a moment; `host` an HTML or SVG element. */
+/** Tints a word or a stretch of time. `host` is an HTML or SVG element. */
 function tint(host, value, part, most) {
   const share = most && isNumber(value) ? value / most : 0;
   host.classList.add("tint", part.signed ? (share < 0 ? "against" : "for") : "size");

@@ -1,4 +1,4 @@
-"""Where in the items of rows: maps beside what their modalities gave, and whether these can be believed."""
+"""Adds maps to the answers of rows, and checks how far maps and Shapley values can be trusted."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from .methods import METHODS, NoMap, default_method
 from .parts import Answer, EncodedRows, PartMap, video_record
 
 
-EXACT = 1e-5  # of what Shapley values may miss, as a share of what they add up to
+EXACT = 1e-5  # allowed error of the sum of Shapley values, as a share
 
 
 def encoded_rows(
@@ -25,11 +25,11 @@ def encoded_rows(
     states: dict[str, EncoderStates],
     background: Mapping[str, Any] | None,
 ) -> EncodedRows:
-    """Rows that were encoded, with what their parts are called by.
+    """Encoded rows with the items that name their parts.
 
     Args:
-        rows, batch, states: of one batch: as the collator takes them, what it made, and what `encode` gave.
-        background: the inputs of rows that stand in, with their `encoder_states`.
+        rows, batch, states: the rows as the collator takes them, its batch, and the result of `encode`.
+        background: the inputs of the replacement rows, with their `encoder_states`.
     """
     items = {name: distinct_items(collator, rows, name, states[name]) for name in states if collator.parts.get(name)}
     return EncodedRows(model, {**batch, "encoder_states": states}, background, items, collator.processor)
@@ -51,10 +51,10 @@ def distinct_items(
 
 
 def answer_of(model: Any, task: str | None, said: torch.Tensor, number: int) -> Answer:
-    """What is explained of the answers to some rows, one of the K numbers.
+    """The explained quantity of the answers to some rows: one of K numbers.
 
     Args:
-        said: see `EvidenceMixin.answers_said`, of all rows.
+        said: see `EvidenceMixin.answers_said`, for all rows.
     """
     if task in model.last_layers() and not model.reads_tokens:
         return Answer.of(model, said[:, number], task)
@@ -65,14 +65,14 @@ def answer_of(model: Any, task: str | None, said: torch.Tensor, number: int) -> 
 
 
 def said_by_all(model: Any, values: Sequence[Mapping[str | None, CoalitionValues]], task: str | None) -> torch.Tensor:
-    """What the model says of all rows of a batch."""
+    """The answers of the model to all rows of a batch."""
     return torch.stack([row[task].said for row in values]).to(model.device)
 
 
 def maps_of(
     rows: EncodedRows, answer: Answer, modality: str, method: str | None
 ) -> tuple[str, list[PartMap], str | None]:
-    """The maps of a modality by a method, its default where none is named; and why there are none."""
+    """The method (the default if None is given), the maps of a modality, and the reason if there are none."""
     method = default_method(rows, modality) if method is None else method
     try:
         return method, METHODS[method](rows, answer, modality), None
@@ -86,12 +86,12 @@ def add_maps(
     records: Mapping[int, dict[str, Any]],
     method: str | None,
 ) -> set[str]:
-    """Puts maps into the answers of records, and gives what is to be said of those that there are not.
+    """Adds maps to the answers of records. Returns the reasons why maps are missing.
 
     Args:
         values: of the rows, see `coalition_values`.
         records: by the place of the row in the batch.
-        method: one of `METHODS`; None: the one that measures best.
+        method: one of `METHODS`; None: the method that measured best.
     """
     reasons, numbers = set(), dict.fromkeys(records, 0)
     for task in values[0]:
@@ -111,12 +111,12 @@ def add_maps(
 
 
 def parts_of(items: Sequence[Mapping[str, Any]], modality: str, maps: Sequence[PartMap]) -> list[dict[str, Any]]:
-    """The maps of one row and modality beside its items; the frames of a video are one item."""
+    """The maps of one row and modality, assigned to its items. The frames of a video are one item."""
     places = {item["place"]: number for number, item in enumerate(items) if item["modality"] == modality}
     video = next((n for n in places.values() if len(items[n]["shown"].get("frames", ())) > 0), None)
     if video is None:
         return [part.record(places[part.place]) for part in maps if part.place in places]
-    first = items[video]["place"]  # of its frames, which stand behind all pictures
+    first = items[video]["place"]  # the place of its first frame; frames come after all pictures
     frames = [part for part in maps if part.place >= first]
     parts = [part.record(places[part.place]) for part in maps if part.place < first and part.place in places]
     return [*parts, video_record(frames, video)] if frames else parts
@@ -125,7 +125,7 @@ def parts_of(items: Sequence[Mapping[str, Any]], modality: str, maps: Sequence[P
 def checks_of(
     rows: EncodedRows, values: Sequence[Mapping[str | None, CoalitionValues]], method: str | None, seed: int = 0
 ) -> dict[str, dict[str, Any]]:
-    """How far to believe maps and Shapley values of some rows, see `check_parts`; by task, modality and name."""
+    """Checks of the maps and Shapley values of some rows, see `check_parts`; by task, modality and name."""
     worst = 0.0
     checks: dict[str, dict[str, Any]] = {}
     for task in values[0]:
@@ -141,5 +141,5 @@ def checks_of(
                 title = f"{task}, " if task else ""
                 made = {} if reason else check_parts(rows, answer, modality, chosen, maps, seed)
                 checks |= {f"{title}{modality}: {name}": one for name, one in made.items()}
-    words = f"The Shapley values of the modalities miss {worst:.1e} of what they have to add up to."
+    words = f"The sum of the Shapley values of the modalities is wrong by a relative {worst:.1e}."
     return {"modalities: completeness": check(worst, EXACT, worst <= EXACT, words), **checks}

@@ -1,6 +1,6 @@
 """The methods that make maps over the parts of items.
 
-Which one is the default of a fusion was measured, see `benchmarks/explain_parts.py`.
+The default method of a fusion was chosen by measurement, see `benchmarks/explain_parts.py`.
 """
 
 import contextlib
@@ -20,19 +20,19 @@ from ..models.token_fusions import LATENTS
 from .parts import Answer, EncodedRows, NoMap, PartMap, narrowed, needs_parts
 
 
-BATCH = 256  # rows with something taken away, at a time
+BATCH = 256  # edited rows per batch
 STEPS = 32  # of integrated gradients
 
 
 class Job(NamedTuple):
-    """One item of one row, some of its parts taken away.
+    """One item of one row, with some of its parts removed.
 
     Args:
-        item, place, number: tell what is taken away from what: jobs that agree in them share it.
-        row: whose answer is asked for.
+        item, place, number: identify the edited item. Jobs with the same values share it.
+        row: the row of the answer.
         parts: of the item.
-        hidden: `(P,)` bool, the parts that are taken away.
-        way: in which they are, see `Modality.ways`.
+        hidden: `(P,)` bool, the removed parts.
+        way: how they are removed, see `Modality.ways`.
     """
 
     item: int
@@ -45,7 +45,7 @@ class Job(NamedTuple):
 
     @property
     def key(self) -> tuple[int, int, int, int]:
-        """What tells the edited item."""
+        """The key of the edited item."""
         return self.item, self.place, self.number, self.way
 
 
@@ -55,18 +55,18 @@ Editor = Callable[[list[Job]], TokenStates]
 def occlusion(
     rows: EncodedRows, answer: Answer, modality: str, reach: int | None = None, batch_size: int = BATCH
 ) -> list[PartMap]:
-    """By how much the answer changes when a part, and what lies around it, is taken away behind the encoder.
+    """How much the answer changes if a part and its surroundings are removed after the encoder.
 
-    In its place stands the mean of that place over other rows (Zeiler and Fergus 2014, section 4.2, at the projected
-    tokens); scored by the divergence of the answer from what it was. Every item is encoded and projected once, and
-    rows that share an item share its edited tokens.
+    The removed tokens are replaced by the mean over other rows at the same position (Zeiler and Fergus 2014, section
+    4.2, at the projected tokens). The value is the divergence of the new answer from the original answer. Every item
+    is encoded and projected once, and rows that share an item share its edited tokens.
 
     Args:
-        rows: encoded.
-        answer: what is explained.
-        modality: whose items.
-        reach: in place of `ItemParts.reach`.
-        batch_size: rows with something taken away, at a time.
+        rows: encoded rows.
+        answer: the explained answer.
+        modality: the modality of the items.
+        reach: replaces `ItemParts.reach`.
+        batch_size: edited rows per batch.
     """
     needs_parts(rows, modality)
     index = rows.tokens[modality].index
@@ -77,7 +77,7 @@ def occlusion(
 
 
 def hide_tokens(rows: EncodedRows, modality: str) -> Editor:
-    """Takes parts away behind the encoder: see `occlusion`."""
+    """Removes parts after the encoder: see `occlusion`."""
     states = rows.tokens[modality]
     instead, places = rows.instead(modality, states), replace(states, index=None)
 
@@ -97,17 +97,17 @@ def hide_tokens(rows: EncodedRows, modality: str) -> Editor:
 def input_occlusion(
     rows: EncodedRows, answer: Answer, modality: str, reach: int | None = None, batch_size: int = BATCH
 ) -> list[PartMap]:
-    """By how much the answer changes when a part is taken away before the encoder: see `Modality.erase`.
+    """How much the answer changes if a part is removed before the encoder: see `Modality.erase`.
 
-    What an encoder has mixed cannot be told apart behind it: each word is in the state of every other. This encodes
-    every item once a part.
+    Many encoders mix their inputs: after a text encoder, the state of each word depends on all words. Then parts
+        cannot be removed after the encoder. This method encodes every item once per part.
 
     Raises:
-        NoMap: the raw inputs are not at hand, or the modality does not say how its parts are erased.
+        NoMap: the raw inputs are not available, or the modality does not define how its parts are erased.
     """
     index = rows.item_index(modality).tolist()
     jobs = one_by_one(rows, modality, reach, range(len(rows)))
-    if len(index[0]) == 1:  # rows that share the item share what is encoded
+    if len(index[0]) == 1:  # rows that share the item share the encoded item
         jobs = [job._replace(item=index[job.row][0]) for job in jobs]
     return maps_of(modality, jobs, input_distances(rows, answer, modality, jobs, batch_size), "input_occlusion")
 
@@ -115,7 +115,7 @@ def input_occlusion(
 def input_distances(
     rows: EncodedRows, answer: Answer, modality: str, jobs: list[Job], batch_size: int = BATCH
 ) -> torch.Tensor:
-    """`distances` of jobs before the encoder, the mean over all ways in which their parts can be erased."""
+    """`distances` of jobs before the encoder: the mean over all ways to erase their parts."""
     kind, background = modality_of(modality), raw_inputs(rows.background_inputs, modality)
     each = [job._replace(way=way) for job in jobs for way in range(kind.ways(job.parts, background))]
     made = distances(rows, answer, modality, each, hide_inputs(rows, modality), batch_size)
@@ -125,16 +125,16 @@ def input_distances(
 
 
 def raw_inputs(inputs: Mapping[str, torch.Tensor], modality: str) -> dict[str, torch.Tensor]:
-    """Of the raw inputs of a batch those of a modality."""
+    """The raw inputs of a batch that belong to one modality."""
     return {name: value for name, value in inputs.items() if name in modality_of(modality).inputs}
 
 
 def hide_inputs(rows: EncodedRows, modality: str) -> Editor:
-    """Takes parts away before the encoder: see `input_occlusion`."""
+    """Removes parts before the encoder: see `input_occlusion`."""
     kind, state = modality_of(modality), rows.states[modality]
     inputs, background = (raw_inputs(given, modality) for given in (rows.inputs, rows.background_inputs))
     if not inputs:
-        raise NoMap(f"The raw inputs of {modality} are not at hand, so that nothing can be erased in them.")
+        raise NoMap(f"The raw inputs of {modality} are not available, so no part of them can be erased.")
     index = rows.item_index(modality)
 
     def edited(jobs: list[Job]) -> TokenStates:
@@ -143,7 +143,7 @@ def hide_inputs(rows: EncodedRows, modality: str) -> Editor:
             item = {name: value[[int(items[number, job.place])]] for name, value in inputs.items()}
             erased = kind.erase(item, job.parts, job.hidden[None], background or None, rows.processor, job.way)
             if erased is None:
-                raise NoMap(f"{type(kind).__name__} does not say how parts of its items are erased.")
+                raise NoMap(f"{type(kind).__name__} does not define how parts of its items are erased.")
             made.append(erased)
             items[number, job.place] = state.count() + number
         together = {name: torch.cat([one[name] for one in made]) for name in made[0]}
@@ -159,8 +159,8 @@ def hide_inputs(rows: EncodedRows, modality: str) -> Editor:
 
 
 def one_by_one(rows: EncodedRows, modality: str, reach: int | None, items: Sequence[int]) -> list[Job]:
-    """A job for each part of each item of each row, with what lies around it; `items` is of each row the item that is
-    edited."""
+    """A job for each part of each item of each row; the surroundings of the part are removed with it. `items` names
+    the edited item of each row."""
     jobs = []
     for row, place, parts in rows.present(modality):
         for number, hidden in enumerate(parts.windows(reach)):
@@ -169,7 +169,7 @@ def one_by_one(rows: EncodedRows, modality: str, reach: int | None, items: Seque
 
 
 def maps_of(modality: str, jobs: list[Job], values: torch.Tensor, method: str) -> list[PartMap]:
-    """The maps of the jobs that `one_by_one` made, of the value of each, `(N,)`."""
+    """The maps from the jobs of `one_by_one` and their values, `(N,)`."""
     maps, start = [], 0
     while start < len(jobs):
         job = jobs[start]
@@ -183,11 +183,12 @@ def maps_of(modality: str, jobs: list[Job], values: torch.Tensor, method: str) -
 def distances(
     rows: EncodedRows, answer: Answer, modality: str, jobs: list[Job], edited: Editor, batch_size: int = BATCH
 ) -> torch.Tensor:
-    """By how much the answer of each job differs from that to the row as it is, `(N,)` float64; see `Answer.distance`.
+    """How much the answer of each job differs from the answer to the original row, `(N,)` float64; see
+    `Answer.distance`.
 
     Args:
-        edited: makes an item of each of some jobs; rows with the same edited item follow one another, and share it.
-        batch_size: jobs at a time.
+        edited: makes the edited item of each job. Jobs with the same edited item are consecutive, and share it.
+        batch_size: jobs per batch.
     """
     before = rows.outputs(answer)
     given = answer.value(before, rows.rows)
@@ -200,7 +201,7 @@ def distances(
         asked = torch.tensor([jobs[number].row for number in chosen], device=rows.model.device)
         index = torch.tensor([numbers[jobs[number].key] for number in chosen], device=rows.model.device)
         changed = replace(edited(list(distinct.values())), index=index)
-        # In the order of the model, which fusions count on.
+        # In the order of the model, because fusions rely on it.
         states = {name: changed if name == modality else narrowed(state, asked) for name, state in rows.tokens.items()}
         after = rows.fuse(states, answer)
         values[chosen] = answer.distance(before, after, asked, given).double().cpu()
@@ -210,10 +211,10 @@ def distances(
 def integrated_gradients(
     rows: EncodedRows, answer: Answer, modality: str, steps: int = STEPS, batch_size: int = BATCH
 ) -> list[PartMap]:
-    """What each part adds to the number that is explained, with its sign: integrated gradients (Sundararajan et al.
-    2017) at the projected tokens, from the mean of each place to what stands there; by captum.
+    """The signed contribution of each part to the explained number: integrated gradients (Sundararajan et al. 2017) at
+    the projected tokens, computed by captum. The path starts at the mean of each position and ends at the real tokens.
 
-    Their sum over all tokens is the difference of the values at both ends: see `completeness`.
+    Their sum over all tokens is the difference between the values at both ends of the path: see `completeness`.
 
     Raises:
         ImportError: captum is not installed.
@@ -225,17 +226,17 @@ def integrated_gradients(
 def gradients_along(
     rows: EncodedRows, answer: Answer, modality: str, steps: int = STEPS, batch_size: int = BATCH
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Integrated gradients of each token, `(B, K * T)` float64, and of each row by how much their sum misses the
-    difference of the values at both ends, `(B,)`."""
+    """Integrated gradients of each token, `(B, K * T)` float64, and for each row the error of their sum, `(B,)`: its
+    difference from the difference between the values at both ends of the path."""
     try:
         from captum.attr import IntegratedGradients
     except ImportError as error:
-        raise ImportError("Integrated gradients need `pip install captum`, or `mm_hf[explain]`.") from error
+        raise ImportError("Integrated gradients require `pip install captum`, or `mm_hf[explain]`.") from error
     needs_parts(rows, modality)
     states = {name: state.by_row() for name, state in rows.tokens.items()}
     tokens = states[modality].tokens
     start = rows.instead(modality, states[modality])
-    if states[modality].mask is not None:  # what is masked has no part in anything
+    if states[modality].mask is not None:  # masked tokens do not change
         start = torch.where(states[modality].mask.unsqueeze(-1), start, tokens)
 
     def value(edited: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
@@ -256,10 +257,10 @@ def gradients_along(
 
 
 def relevance(rows: EncodedRows, answer: Answer, modality: str) -> list[PartMap]:
-    """How relevant each part is by the attention that it gets, layer by layer, weighed by its gradient: Chefer et al.
-    2021 (arXiv 2103.15679), equations 5 to 11.
+    """The relevance of each part: the attention to it in each layer, weighted by its gradient. Chefer et al. 2021
+    (arXiv 2103.15679), equations 5 to 11.
 
-    It follows what attention carries alone: the readouts of these fusions see each modality's own vector as well.
+    It follows only the attention. The readouts of these fusions also use each modality's own vector.
 
     Raises:
         NoMap: the fusion has no attention.
@@ -272,9 +273,9 @@ def relevance(rows: EncodedRows, answer: Answer, modality: str) -> list[PartMap]
 
 
 def attention(rows: EncodedRows, answer: Answer, modality: str) -> list[PartMap]:
-    """Where the model looks: the weights of the last attention to a modality's tokens, from the tokens that are read,
-    the mean of all heads. It says nothing of what the model does with what it sees: attention points at the right
-    object with its gate shut, too.
+    """Where the model looks: the weights of the last attention to a modality's tokens, from the tokens that the
+    readout uses, averaged over all heads. It does not show what the model does with this information: attention can
+    point at the right object even if its gate is closed.
 
     Raises:
         NoMap: the fusion has no attention to this modality.
@@ -283,7 +284,7 @@ def attention(rows: EncodedRows, answer: Answer, modality: str) -> list[PartMap]
     query = rows.model.explained_base.fusion.query_modality
     looking = [step for step in steps if modality in step.asked and {query, LATENTS} & {*step.asking}]
     if not looking:
-        raise NoMap(f"Nothing that is read attends to {modality} in this model.")
+        raise NoMap(f"In this model, no token of the readout attends to {modality}.")
     last = looking[-1]
     asker = query if query in last.asking else LATENTS
     asking = last.weights[:, :, place_of_tokens(sizes, last.asking)[asker]].mean(1)  # (B, T, T')
@@ -293,8 +294,8 @@ def attention(rows: EncodedRows, answer: Answer, modality: str) -> list[PartMap]
 
 
 def attention_steps(rows: EncodedRows, answer: Answer, gradients: bool) -> tuple[list[AttentionStep], dict[str, int]]:
-    """Every attention of the fusion for the rows as they are, `(B, A, T, T')` float64, with gradients what counts
-    of it by equation 5 of Chefer et al., `(B, 1, T, T')`; and how many tokens there are, by modality.
+    """All attention weights of the fusion for the original rows, `(B, A, T, T')` float64; with `gradients`, their
+    relevance by equation 5 of Chefer et al., `(B, 1, T, T')`. Also the number of tokens by modality.
 
     Raises:
         NoMap: the fusion has no attention.
@@ -305,7 +306,7 @@ def attention_steps(rows: EncodedRows, answer: Answer, gradients: bool) -> tuple
         states = {}
         for name, state in rows.tokens.items():
             states[name] = state.by_row()
-            if gradients:  # weights of attention have gradients where the tokens have
+            if gradients:  # attention weights have gradients only if the tokens have them
                 tokens = states[name].tokens.detach().requires_grad_()
                 states[name] = rows.with_tokens(name, states[name], tokens)
         fused = rows.model.explained_base.fuse_tokens(states, output_attentions=True)
@@ -313,7 +314,7 @@ def attention_steps(rows: EncodedRows, answer: Answer, gradients: bool) -> tuple
         if not steps:
             raise NoMap(f"The fusion {rows.model.config.fusion_module_config.fusion_type!r} has no attention.")
         sizes = {name: state.tokens.shape[1] for name, state in states.items()}
-        for step in steps:  # latents are of no modality
+        for step in steps:  # latents belong to no modality
             new = [name for name in step.asked if name not in sizes]
             sizes |= {name: step.weights.shape[-1] - sum(sizes.get(n, 0) for n in step.asked) for name in new}
         if gradients:
@@ -328,8 +329,8 @@ def attention_steps(rows: EncodedRows, answer: Answer, gradients: bool) -> tuple
 
 
 def propagate(steps: list[AttentionStep], sizes: Mapping[str, int]) -> torch.Tensor:
-    """The relevance of each token for each, `(B, N, N)` float64 over the tokens of all modalities side by side: Chefer
-    et al. 2021, equations 6 to 11. Latents are the mean of those that the modalities made.
+    """The relevance of each token for each other token, `(B, N, N)` float64, over the concatenated tokens of all
+    modalities: Chefer et al. 2021, equations 6 to 11. Latents are the mean of the latents of the modalities.
 
     Args:
         steps: with weights `(B, 1, T, T')` by equation 5.
@@ -372,14 +373,15 @@ def square(relevant: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
 
 
 def normalised(relevant: torch.Tensor) -> torch.Tensor:
-    """Equations 8 and 9: what was added to the identity, `(B, n, n)`, each row to a sum of 1, and the identity."""
+    """Equations 8 and 9: the relevance without the identity, `(B, n, n)`, with rows scaled to a sum of 1; then plus
+    the identity."""
     identity = torch.eye(relevant.shape[-1], dtype=relevant.dtype, device=relevant.device)
     added = relevant - identity
     return added / added.sum(-1, keepdim=True).clamp(min=1e-12) + identity
 
 
 def place_of_tokens(sizes: Mapping[str, int], names: Iterable[str]) -> dict[str, slice]:
-    """Where the tokens of modalities are that stand side by side."""
+    """The positions of each modality in the concatenated tokens."""
     places, start = {}, 0
     for name in names:
         places[name] = slice(start, start + sizes[name])
@@ -388,7 +390,7 @@ def place_of_tokens(sizes: Mapping[str, int], names: Iterable[str]) -> dict[str,
 
 
 def readers(rows: EncodedRows, modality: str) -> torch.Tensor:
-    """How much each token of a modality counts in its pooled vector, `(B, T)` float64."""
+    """The weight of each token in the pooled vector of its modality, `(B, T)` float64."""
     state = rows.tokens[modality].by_row()
     tokens = torch.eye(state.tokens.shape[1], dtype=torch.float64, device=state.tokens.device)
     pooling = rows.model.config.poolings[modality]
@@ -398,7 +400,7 @@ def readers(rows: EncodedRows, modality: str) -> torch.Tensor:
 def gathered(
     rows: EncodedRows, modality: str, values: torch.Tensor, method: str, signed: bool = False
 ) -> list[PartMap]:
-    """Maps of values of tokens, `(B, K * T)`: of each part the sum over its tokens."""
+    """Maps from values of tokens, `(B, K * T)`. The value of a part is the sum over its tokens."""
     values, maps = values.double().cpu(), []
     for row, place, parts in rows.present(modality):
         numbers = rows.token_numbers(modality, place, parts).cpu()
@@ -409,7 +411,7 @@ def gathered(
 
 @contextlib.contextmanager
 def eager(model: Any) -> Iterator[None]:
-    """Lets the fusion attend in the way that gives its weights, and leaves it as it was."""
+    """Switches the fusion to the attention implementation that returns weights, and switches back afterwards."""
     config = model.base_model.fusion.config
     before = config._attn_implementation
     config._attn_implementation = "eager"
@@ -430,9 +432,9 @@ METHODS: dict[str, Method] = {
 
 
 def default_method(rows: EncodedRows, modality: str) -> str:
-    """The method that measures best: `occlusion`; before the encoder where what is behind it tells parts apart no
-    more, as the words of a text, or where a fusion reads one token of an item that has mixed all others. Raw inputs
-    have to be at hand for that."""
+    """The method that measured best. Usually it is `occlusion`. It is `input_occlusion` if the encoder mixes the
+    parts, such as the words of a text, or if the fusion reads only one token per item, which mixes all others. This
+    requires the raw inputs."""
     kind, fusion = modality_of(modality), rows.model.explained_base.fusion
     projection = rows.projection(modality)
     one_token = not projection.tells_parts or (isinstance(fusion, PooledFusion) and projection.pooling != "mean")

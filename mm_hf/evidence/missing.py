@@ -1,19 +1,21 @@
-"""What to ask for next: what each modality that a row lacks is expected to bring, and the order in which to obtain
-them, by their prices, until the answer is sure enough.
+"""Says what to ask for next: the expected gain of each missing modality of a row, and the order in which to obtain
+them.
 
-What a missing modality holds is not known, but what it did for rows that have it is. On rows with labels that the
-model was not trained on, every set of modalities is tried; of a new row the same is expected as of those that are like
-it (`Alike`): the state of a row is the set of modalities that it has, how sure the answer is, and its fused vector. A
-plan is found from the end backwards: where all is seen there is nothing to ask; with less, what asking
-for one brings is the score at the end of the plan that goes on from there, less the price. So what brings nothing
-alone and much together with another (XOR) is asked for, and what is cheap and often settles the matter comes first.
+The order depends on the prices, and ends when the answer is certain enough.
 
-This is active feature acquisition: Saar-Tsechansky, Melville and Provost 2009 (expected utility of a value for its
-price, https://doi.org/10.1287/mnsc.1080.0952); Shim, Hwang and Yang 2018 (arXiv 1709.05964) and Li and Oliva 2021
-(arXiv 2010.02433), which learn when to stop and what to ask as a decision process; Covert et al. 2023 (arXiv
-2301.00557), who go by the expected information gain, one step ahead. With the few modalities of a row all sets can be
-tried, so that no policy has to be learned by trial: backward regression of the values of a process that may stop at
-each step (Longstaff and Schwartz 2001, https://doi.org/10.1093/rfs/14.1.113) gives it.
+The content of a missing modality is unknown. But its effect on rows that have it is known. Every set of modalities is
+tried on labelled rows that the model was not trained on. For a new row, the expected effect is the mean over similar
+known rows (`Alike`). The state of a row is the set of its modalities, the certainty of the answer, and its fused
+vector. A plan is computed backwards: if all modalities are visible, nothing is left to ask for. Otherwise, the value
+of asking for a modality is the score at the end of the plan from there on, minus the price. So a modality that helps
+only together with another (XOR) is asked for, and a cheap modality that often decides the answer comes first.
+
+This is active feature acquisition. Saar-Tsechansky, Melville and Provost 2009 use the expected utility of a value for
+its price (https://doi.org/10.1287/mnsc.1080.0952). Shim, Hwang and Yang 2018 (arXiv 1709.05964) and Li and Oliva 2021
+(arXiv 2010.02433) learn when to stop and what to ask for as a decision process. Covert et al. 2023 (arXiv 2301.00557)
+use the expected information gain, one step ahead. A row has few modalities, so all sets can be tried, and no policy
+has to be learned by trial. The plan comes from backward regression of the values of a process that may stop at each
+step (Longstaff and Schwartz 2001, https://doi.org/10.1093/rfs/14.1.113).
 """
 
 import math
@@ -32,27 +34,27 @@ from .coalition_answers import Coalition, CoalitionAnswers, Scores, coalitions_o
 
 MOST_MODALITIES = 6  # 64 sets of them
 FEW_ROWS = 100
-WORTH = 0.02  # of score that all modalities together must bring to be asked for: below it is noise
-SHOWN_SETS = 3  # of modalities that bring most together
+WORTH = 0.02  # least gain in score for the price of all modalities together; a smaller gain is noise
+SHOWN_SETS = 3  # number of listed sets of modalities
 Features = tuple[np.ndarray, np.ndarray]
 
 
 class Missing:
-    """What modalities bring to rows that lack them.
+    """The expected gains of missing modalities.
 
     Args:
-        tasks: by name; the only one is None.
-        heads: likewise, what travels of them.
-        answers: of rows with labels, all coalitions; see `look`. The model must not have been trained on them.
+        tasks: by name; the key of a single task is None.
+        heads: the task heads of the model, by the same names.
+        answers: for rows with labels, all coalitions; see `look`. The model must not have been trained on these rows.
         seed: of the forests.
 
     Attributes:
-        scores: what is gained, see there.
-        score: by coalition the score of each of these rows, `(N,)`, NaN where it is not known.
-        warnings: what to know before any of it is relied on.
+        scores: the scale of the scores, see `Scores`.
+        score: by coalition, the score of each of these rows, `(N,)`; NaN if it is not known.
+        warnings: limits of the estimates.
 
     Raises:
-        ValueError: no labels, or more modalities than there are sets of to try.
+        ValueError: there are no labels, or too many modalities to try all sets.
     """
 
     def __init__(
@@ -64,23 +66,26 @@ class Missing:
     ):
         if len(answers.modalities) > MOST_MODALITIES:
             raise ValueError(
-                f"The model has {len(answers.modalities)} modalities; every set of at most {MOST_MODALITIES} is tried."
+                f"The model has {len(answers.modalities)} modalities, but --missing supports at most "
+                f"{MOST_MODALITIES}, because it tries every set of them: leave --missing out."
             )
         self.heads, self.answers, self.scores, self.seed = dict(heads), answers, Scores(tasks, answers), seed
         self.score = self.scores(answers)
         self.warnings: list[str] = []
         labelled = int(np.isfinite(self.score[Coalition()]).sum())
         if labelled < FEW_ROWS:
-            self.warnings.append(f"Learned from {labelled} rows, fewer than {FEW_ROWS}: the gains are rough.")
+            self.warnings.append(
+                f"The gains are rough estimates: they come from {labelled} rows, fewer than {FEW_ROWS}."
+            )
         self._alike: dict[Coalition, Alike | None] = {}
 
     @property
     def modalities(self) -> list[str]:
-        """All that the model has."""
+        """All modalities of the model."""
         return self.answers.modalities
 
     def alike(self, seen: Coalition) -> Alike | None:
-        """Which rows are alike where a coalition is seen; None where no row has it, and a label."""
+        """The weights of similar rows if a coalition is visible; None if no row has it and a label."""
         if seen not in self._alike:
             rest = [name for name in self.modalities if name not in seen]
             gains = [self.gain(seen, obtained) for obtained in coalitions_of(rest) if obtained]
@@ -91,23 +96,24 @@ class Missing:
         return self._alike[seen]
 
     def gain(self, seen: Coalition, obtained: Coalition) -> np.ndarray:
-        """What obtaining some modalities brought to each of the rows that it learns from, `(N,)`."""
+        """The gain in score from obtaining some modalities, for each row of the fit, `(N,)`."""
         return self.score[seen | obtained] - self.score[seen]
 
     def sureness(self, seen: Coalition) -> np.ndarray:
-        """The score to expect of each of these rows where a coalition is seen, `(N,)`, by other rows."""
+        """The expected score of each row of the fit if a coalition is visible, `(N,)`, estimated from other rows."""
         alike = self.alike(seen)
         return np.full(len(self.answers), np.nan) if alike is None else mean_of(alike.weights, self.score[seen])
 
     def gains(self, rows: CoalitionAnswers) -> list[dict[str, Any]]:
-        """For each row what the modalities that it lacks are expected to bring.
+        """For each row, the expected gain of its missing modalities.
 
         Args:
-            rows: what the model says of them, of the coalition of all modalities; see `look`.
+            rows: the answers of the model for the coalition of all modalities; see `look`.
 
         Returns:
-            `missing`; `sure`, the score to expect as the row is; `gains`, by missing modality, of that one alone, and
-            `together`, a list of `of` and `gain`, of sets of them, the best first. None where no row tells.
+            `missing`; `sure`, the expected score of the row as it is; `gains`, by missing modality, the gain of this
+            modality alone; and `together`, a list of `of` and `gain` for sets of modalities, the best first. A value
+            is None if no known row is similar.
         """
         told: list[dict[str, Any]] = [{} for _ in range(len(rows))]
         for seen, places, weights in self._by_coalition(rows):
@@ -140,18 +146,19 @@ class Missing:
         until: float | None = None,
         worth: float = WORTH,
     ) -> list[dict[str, Any]]:
-        """For each row what to obtain next, and what will then follow.
+        """For each row, what to obtain next, and the expected rest of the plan.
 
         Args:
             rows: see `gains`.
-            prices: by modality; 1 where none is given.
+            prices: by modality; the default is 1.
             until, worth: see `Policy`.
 
         Returns:
-            `next`, the modality to obtain first, None where the answer is sure enough or nothing is worth its price;
-            `order`, a list of `modality` and `chance`, how likely it is to be obtained in the end, as that depends on
-            what the first ones show; `price`, expected in all; `score`, to expect in the end; and `reason` to ask for
-            nothing: "complete", "sure", "not worth it" or "unknown", where no known row has what this one has.
+            `next`, the modality to obtain first, or None if the answer is certain enough or nothing is worth its
+            price; `order`, a list of `modality` and `chance`, the probability that it is obtained in the end, which
+            depends on the content of the first modalities; `price`, the expected total price; `score`, the expected
+            final score; and `reason`, why nothing is asked for: "complete", "sure", "not worth it" or "unknown" (no
+            known row has the same modalities).
         """
         policy = Policy(self, self.checked(prices), until, worth, {rows.of_row(row) for row in range(len(rows))})
         told: list[dict[str, Any]] = [{} for _ in range(len(rows))]
@@ -180,10 +187,10 @@ class Missing:
         return told
 
     def checked(self, prices: Mapping[str, float] | None) -> dict[str, float]:
-        """The price of each modality, 1 where none is given.
+        """The price of each modality; the default is 1.
 
         Raises:
-            ValueError: a modality that the model does not have, or a price that is no number from 0 up.
+            ValueError: the model does not have a modality, or a price is not a number of at least 0.
         """
         for name, price in (prices or {}).items():
             if name not in self.modalities:
@@ -191,23 +198,23 @@ class Missing:
                     f"prices names {name!r}; the model has {self.modalities}.{did_you_mean(name, self.modalities)}"
                 )
             if isinstance(price, bool) or not 0 <= price < math.inf:
-                raise ValueError(f"The price of {name} must be a number from 0 up, got {price!r}.")
+                raise ValueError(f"The price of {name} must be a number of at least 0, got {price!r}.")
         return {name: float((prices or {}).get(name, 1.0)) for name in self.modalities}
 
     def _by_coalition(self, rows: CoalitionAnswers) -> Iterator[tuple[Coalition, list[int], np.ndarray]]:
-        """The rows by what they have: the coalition, the places of its rows, and the weights of the known rows that
-        they are like, `(n, N)`."""
+        """The rows grouped by their modalities: the coalition, the places of its rows, and the weights of the similar
+        known rows, `(n, N)`."""
         of_rows = [rows.of_row(row) for row in range(len(rows))]
         for seen in dict.fromkeys(of_rows):
             places = [row for row, coalition in enumerate(of_rows) if coalition == seen]
             yield seen, places, self.weights(seen, rows, places)
 
     def weights(self, seen: Coalition, rows: CoalitionAnswers, places: list[int]) -> np.ndarray:
-        """Of some rows, where a coalition is seen, the weights of the known rows that they are like, `(n, N)`."""
+        """For some rows with a visible coalition, the weights of the similar known rows, `(n, N)`."""
         alike = self.alike(seen)
         if alike is None:
             return np.zeros((len(places), len(self.answers)), dtype=np.float32)
-        # Of rows that come as they are, what the model says with all modalities is what it says with those they have.
+        # For incomplete rows, the answer with all modalities equals the answer with the modalities that they have.
         known = seen if seen in rows.pooled or not seen else Coalition(self.modalities)
         sure, vectors = rows.features(known, self.heads)
         return alike.of((sure[places], vectors[places]))
@@ -219,23 +226,23 @@ def number_or_none(value: float) -> float | None:
 
 
 class Policy:
-    """What to obtain next, from any set of modalities on, for these prices.
+    """What to obtain next, for any set of visible modalities and given prices.
 
-    The value of obtaining a modality is the score at the end of the plan from there on, less the present one, less
-    `worth` of score for the price of everything: what is spent on a row counts as its share of that.
+    The value of obtaining a modality is the score at the end of the plan, minus the present score, minus the cost. The
+    price of all modalities costs `worth` of score; a part of the price costs the same part of it.
 
     Args:
-        missing: what was learned.
+        missing: the fitted gains.
         prices: by modality.
-        until: the answer is sure enough where the score to expect is as high: no more is asked for, and more counts
-            for nothing; None: prices alone decide.
-        worth: how much of the score the price of all modalities together is worth.
-        starts: coalitions that rows begin with; nothing smaller is planned.
-        order: obtain them in this order alone, if at all: a baseline.
+        until: the expected score at which the answer is certain enough. Then no more is asked for, and a higher score
+            has no value. None: only prices decide.
+        worth: the score that equals the price of all modalities together.
+        starts: coalitions that rows begin with; smaller ones are not planned.
+        order: a fixed order in which modalities are obtained, if at all; this is a baseline.
 
     Attributes:
-        spent: by coalition `(N,)`, the price that is spent on each known row from there on.
-        ends: by coalition the one that each known row ends with, a number in `planned`, `(N,)`.
+        spent: by coalition, the price that is spent on each known row from there on, `(N,)`.
+        ends: by coalition, the final coalition of each known row, as a number in `planned`, `(N,)`.
     """
 
     def __init__(
@@ -258,12 +265,12 @@ class Policy:
             self._plan(number, seen)
 
     def _reward(self, seen: Coalition) -> np.ndarray:
-        """What it is worth to end with a coalition, `(N,)`: the score, but on the average no more than `until`."""
+        """The value of ending with a coalition, `(N,)`: the score, but on average at most `until`."""
         score = self.missing.score[seen]
         return score if self.until is None else score - (self.missing.sureness(seen) - self.until).clip(min=0)
 
     def _plan(self, number: int, seen: Coalition):
-        """What is best where a coalition is seen, of the plans from larger ones on."""
+        """Computes the best plan for a visible coalition from the plans for larger ones."""
         rows = len(self.missing.answers)
         self.ends[seen], self.spent[seen] = np.full(rows, number), np.zeros(rows)
         alike = self.missing.alike(seen)
@@ -271,7 +278,7 @@ class Policy:
             return
         for row, name in enumerate(self.choose(seen, alike.weights)):
             after = seen if name is None else seen | {name}
-            if name is not None and np.isfinite(self.missing.score[after][row]):  # else the row lacks it itself
+            if name is not None and np.isfinite(self.missing.score[after][row]):  # otherwise the row lacks it
                 self.ends[seen][row] = self.ends[after][row]
                 self.spent[seen][row] = self.prices[name] + self.spent[after][row]
 
@@ -281,13 +288,13 @@ class Policy:
         return rest if self.order is None else rest[:1]
 
     def value(self, seen: Coalition, name: str) -> np.ndarray:
-        """What it brought to obtain a modality and to go on by the plan, `(N,)`, less the price."""
+        """The gain from obtaining a modality and following the plan from there, minus the cost, `(N,)`."""
         after, number = seen | {name}, self.planned.index(seen)
         reached = self.rewards[self.ends[after], np.arange(self.rewards.shape[1])]
         return reached - self.rewards[number] - self.rate * (self.prices[name] + self.spent[after])
 
     def choose(self, seen: Coalition, weights: np.ndarray) -> list[str | None]:
-        """For each row that has a coalition what to obtain next; None for nothing. For the weights see `Alike`."""
+        """For each row with this coalition, what to obtain next; None for nothing. For the weights see `Alike`."""
         names = self.allowed(seen)
         if not names:
             return [None] * len(weights)
@@ -299,8 +306,8 @@ class Policy:
         return [None if stop else names[best] for stop, best in zip(stops, values.argmax(1))]
 
     def ahead(self, seen: Coalition, first: str, weights: np.ndarray) -> tuple[dict[str, float], float]:
-        """Where a row obtains one modality first, by modality the chance that it is obtained in the end, the likeliest
-        first; and what is gained in the end, prices left out. The weights are `(N,)`."""
+        """What follows if a row obtains one modality first: the probability of each modality to be obtained in the
+        end, the most probable first; and the expected gain in score, without prices. The weights are `(N,)`."""
         after, learned = seen | {first}, self.missing
         ends = self.ends[after]
         reached = np.stack([learned.score[coalition] for coalition in self.planned])[ends, np.arange(len(ends))]
@@ -317,13 +324,13 @@ class Policy:
     def follow(
         self, rows: CoalitionAnswers, start: Coalition, kept: dict[Coalition, np.ndarray] | None = None
     ) -> "Followed":
-        """Plays the plan on rows that have everything, which are shown one modality after the other as it is obtained.
-        What a row does not have ends its plan.
+        """Simulates the plan on complete rows, whose modalities become visible one after the other. If a row lacks the
+        next modality, its plan ends.
 
         Args:
-            rows: with all coalitions that hold `start`.
-            start: what is there from the beginning, and costs nothing.
-            kept: the weights of these rows by coalition, where several plans are played on them: it is filled.
+            rows: with all coalitions that contain `start`.
+            start: the modalities that are visible from the start, at no price.
+            kept: a cache of the weights of these rows by coalition, for several plans on the same rows. It is filled.
         """
         kept = {} if kept is None else kept
         ends = [start] * len(rows)
@@ -345,12 +352,12 @@ class Policy:
 
 @dataclass
 class Followed:
-    """How a plan went, row by row.
+    """The course of a plan, per row.
 
     Args:
-        ends: what was seen in the end.
-        orders: what was obtained, in its order.
-        paid: the price of it, `(N,)`.
+        ends: the visible modalities in the end.
+        orders: the obtained modalities, in order.
+        paid: their total price, `(N,)`.
     """
 
     ends: list[Coalition]

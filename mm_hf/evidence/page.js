@@ -1,4 +1,4 @@
-/* The index of rows, its filters, and one row after the other as somebody looks at it. */
+/* The index of rows with its filters, and the view of one row. */
 
 const main = document.getElementById("main");
 const index = about.index;
@@ -8,11 +8,11 @@ const everyAnswer = index.flatMap((entry) => entry.answers);
 /** Whether an answer is right, in words. */
 function judged(answer) {
   if (answer.right === true) return element("span", { class: "badge right" }, "\u2713 right");
-  if (answer.right === false) return element("span", { class: "badge wrong" }, "\u2717 wrong, it is ", data(answer.truth ?? "something else"));
+  if (answer.right === false) return element("span", { class: "badge wrong" }, "\u2717 wrong, truth: ", data(answer.truth ?? "something else"));
   return answer.truth === null || answer.truth === undefined ? null : element("span", { class: "badge" }, "truth: ", data(answer.truth));
 }
 
-/* What a data set rests on */
+/* The summary over all rows */
 
 function stacked(shares) {
   const names = ["unique", "redundant", "synergistic"].filter((name) => isNumber(shares[name]));
@@ -41,7 +41,7 @@ function drawSummary() {
       return element("tr", {}, element("th", { scope: "row" }, data(words(name))), element("td", {}, drawn, ` ${figure(found.mean)}`, interval));
     });
     return element("section", {}, element("h2", {}, "What all rows rest on", task && task !== "null" ? [": ", data(task)] : null),
-      element("p", { class: "quiet" }, "How far each modality moved the answers on average, either way, with its 95 % interval."),
+      element("p", { class: "quiet" }, "The average effect of each modality on the answers, regardless of its direction, with a 95 % interval."),
       element("table", { class: "modalities" }, element("tbody", {}, lines)), shares ? stacked(shares) : null);
   });
 }
@@ -49,8 +49,8 @@ function drawSummary() {
 /* One row */
 
 const INTERACTION = {
-  synergistic: "tell more together than each by itself",
-  redundant: "tell the same, at least in part",
+  synergistic: "contribute more together than separately",
+  redundant: "carry at least partly the same information",
 };
 
 function drawModalities(answer) {
@@ -66,27 +66,27 @@ function drawModalities(answer) {
   const drawn = (value, kind) => !isNumber(value) ? "\u2013"
     : [likely ? bar(value, 0, 1, kind) : point(value, least - room, most + room), element("span", { class: "said" }, said(value))];
   const all = answer.probability ?? found[0][1].with;
-  const head = ["modality", "what it gave", `${likely ? "probability" : "answer"} without it`, "with it alone"];
+  const head = ["modality", "contribution", `${likely ? "probability" : "answer"} without it`, "with it alone"];
   const table = element("table", { class: "modalities" },
     element("thead", {}, element("tr", {}, head.map((text) => element("th", { scope: "col" }, text)))),
     element("tbody", {}, found.map(([name, each]) => element("tr", {}, element("th", { scope: "row" }, data(words(name))),
       element("td", { "data-label": head[1] }, isNumber(each.value) ? [bar(each.value, low, reach), element("span", { class: "said" }, figure(each.value, true))] : "\u2013"),
       element("td", { "data-label": head[2] }, drawn(each.without, "size")), element("td", { "data-label": head[3] }, drawn(each.alone, "size"))))));
-  const together = isNumber(all) ? element("div", { class: "all" }, element("span", {}, `${likely ? "Probability" : "Answer"} with all `), drawn(all, "size")) : null;
+  const together = isNumber(all) ? element("div", { class: "all" }, element("span", {}, `${likely ? "Probability" : "Answer"} with all modalities `), drawn(all, "size")) : null;
   const ends = isNumber(answer.value) && isNumber(answer.base)
-    ? ` What the modalities gave leads from ${figure(answer.base)}, with nothing there, to ${figure(answer.value)}, with all.` : "";
-  return [together, table, answer.explained ? element("p", { class: "quiet" }, "What is explained: ", data(answer.explained), ".", ends) : null];
+    ? ` Without any modality it is ${figure(answer.base)}; the contributions add up to ${figure(answer.value)} with all modalities.` : "";
+  return [together, table, answer.explained ? element("p", { class: "quiet" }, "Explained quantity: ", data(answer.explained), ".", ends) : null];
 }
 
-/** What else is known of how sure an answer is, by name; nothing of it is drawn. */
+/** What else is known about the certainty of an answer, as text. */
 function drawConfidence(confidence) {
   const said = (value) => Array.isArray(value) ? value.map(said).join(", ") : isNumber(value) ? figure(value)
     : value !== null && typeof value === "object" ? Object.entries(value).map(([key, each]) => `${words(key)} ${said(each)}`).join("; ") : String(value);
   const lines = Object.entries(confidence ?? {}).filter(([, value]) => value !== null);
-  return lines.length ? element("p", {}, "How sure: ", lines.map(([key, value], place) => [place ? "; " : "", `${words(key)} `, data(said(value))])) : null;
+  return lines.length ? element("p", {}, "Certainty: ", lines.map(([key, value], place) => [place ? "; " : "", `${words(key)} `, data(said(value))])) : null;
 }
 
-/** Of an answer that was written, what each modality gave to each of its tokens. */
+/** For a written answer: the contribution of each modality to each token. */
 function drawTokens(answer) {
   const tokens = answer.tokens ?? [], names = distinct(tokens.flatMap((token) => Object.keys(token.modalities ?? {})));
   if (!tokens.length) return null;
@@ -97,7 +97,7 @@ function drawTokens(answer) {
     return made;
   };
   return element("details", { class: "numbers" }, element("summary", {}, "Token by token"),
-    element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "what modalities gave to each token" }, element("table", {},
+    element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "contribution of each modality to each token" }, element("table", {},
       element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "token"), names.map((name) => element("th", { scope: "col" }, data(words(name)))))),
       element("tbody", {}, tokens.map((token) => element("tr", {}, element("th", { scope: "row" }, data(token.text ?? "")), names.map((name) => cell(token.modalities?.[name]))))))));
 }
@@ -107,7 +107,7 @@ function drawAnswer(answer) {
   const interactions = pairs.sort((one, other) => Math.abs(other.value) - Math.abs(one.value)).map(({ of, value, kind }) =>
     element("li", {}, data(of.map(words).join(" and ")), ` ${INTERACTION[kind]} (${kind}, ${figure(value, true)}).`));
   if (pairs.length < (answer.interactions ?? []).length)
-    interactions.push(element("li", {}, pairs.length ? "All other pairs count each for itself." : "The modalities count each for itself."));
+    interactions.push(element("li", {}, pairs.length ? "In all other pairs, each modality contributes on its own." : "Each modality contributes on its own."));
   return element("section", { class: "answer" },
     element("h3", {}, answer.task ? [element("span", { class: "quiet" }, data(answer.task), ": ")] : null, data(answer.answer ?? "no answer"), " ", judged(answer)),
     drawConfidence(answer.confidence), drawModalities(answer),
@@ -118,27 +118,27 @@ function drawAnswer(answer) {
 /* What to ask for next */
 
 const NOTHING = {
-  sure: "the answer is sure enough",
-  "not worth it": "none of them is worth its price",
-  unknown: "no row that is known has what this one has",
+  sure: "the answer is certain enough",
+  "not worth it": "no missing modality is worth its price",
+  unknown: "no known row has the same modalities as this row",
 };
 
-/** Of a row that lacks modalities what each is expected to bring, and in which order to obtain them. */
+/** For a row that lacks modalities: the expected gain of each, and the order in which to obtain them. */
 function drawMissing(told) {
   if (!told?.missing?.length) return null;
   const chances = new Map((told.order ?? []).map(({ modality, chance }) => [modality, chance]));
   const plans = "next" in told, prices = about.prices ?? {};
   const gains = told.missing.map((name) => told.gains?.[name]), known = gains.filter(isNumber);
   const low = Math.min(0, ...known), high = Math.max(0, ...known);
-  const head = ["it lacks", "score expected to gain by it", ...(plans ? ["price", "chance to be asked for"] : [])];
+  const head = ["missing modality", "expected gain in score", ...(plans ? ["price", "chance that it is needed"] : [])];
   const lines = told.missing.map((name, place) => element("tr", {}, element("th", { scope: "row" }, data(words(name))),
     element("td", { "data-label": head[1] }, isNumber(gains[place]) ? [bar(gains[place], low, high), element("span", { class: "said" }, figure(gains[place], true))] : "unknown"),
     plans ? [element("td", { "data-label": head[2] }, figure(prices[name])), element("td", { "data-label": head[3] }, percent(chances.get(name) ?? 0))] : null));
   const together = (told.together ?? []).filter(({ gain }) => isNumber(gain)).map(({ of, gain }) => element("li", {}, data(of.map(words).join(" and ")), ` together: ${figure(gain, true)}`));
-  const next = !plans ? null : element("p", {}, told.next ? ["Ask for ", element("b", {}, data(words(told.next))), ` first. In the end a price of ${figure(told.price)} and a score of ${figure(told.score)} are expected.`]
+  const next = !plans ? null : element("p", {}, told.next ? ["Ask for ", element("b", {}, data(words(told.next))), ` first. The expected total price is ${figure(told.price)}, the expected final score is ${figure(told.score)}.`]
     : `Ask for nothing: ${NOTHING[told.reason] ?? told.reason}.`);
   return element("section", { class: "answer missing" }, element("h3", {}, "What to ask for next"),
-    element("p", { class: "quiet" }, isNumber(told.sure) ? `As the row is, a score of ${figure(told.sure)} is expected; 1 is without an error.` : "What score to expect of the row as it is, no known row tells."),
+    element("p", { class: "quiet" }, isNumber(told.sure) ? `The expected score of the row as it is: ${figure(told.sure)}. A score of 1 means no error.` : "The expected score of the row as it is cannot be estimated, because no known row is similar."),
     next, element("table", { class: "modalities" }, element("thead", {}, element("tr", {}, head.map((text) => element("th", { scope: "col" }, text)))), element("tbody", {}, lines)),
     together.length ? element("ul", { class: "interactions" }, together) : null);
 }
@@ -169,13 +169,13 @@ function choice(label, options) {
   return [element("label", {}, `${label} `, select), select];
 }
 
-let shownPlaces = index.map((_, place) => place);  // those that the filters leave, for "previous" and "next"
+let shownPlaces = index.map((_, place) => place);  // rows that pass the filters, for "previous" and "next"
 let overview = null;
 
 function drawIndex() {
   const tasks = distinct(everyAnswer.map((answer) => answer.task ?? "")), deciding = distinct(everyAnswer.map((answer) => answer.decided).filter(Boolean));
   const [byTask, task] = choice("Task", [["*", "all"], ...tasks.map((name) => [`=${name}`, name || "(without a name)"])]);
-  const [byRight, right] = choice("Answers", [["*", "all"], ["true", "right"], ["false", "wrong"], ["null", "without a judgement"]]);
+  const [byRight, right] = choice("Answers", [["*", "all"], ["true", "right"], ["false", "wrong"], ["null", "not judged"]]);
   const [byDeciding, decided] = choice("Decided by", [["*", "any modality"], ...deciding.map((name) => [`=${name}`, words(name)])]);
   const cards = index.map(card), count = element("p", { role: "status", class: "quiet" });
   const none = element("button", { type: "button" }, "Show all");
@@ -205,7 +205,7 @@ function drawIndex() {
   return element("section", { id: "index" }, drawSummary(), element("h2", { tabindex: -1 }, "Rows"), filters, count, element("ul", { class: "cards" }, cards));
 }
 
-/** Shows what the address asks for: `#row-3` a row, everything else the index; a lone row has no index. */
+/** Shows what the address names: `#row-3` is a row, anything else the index. A single row has no index. */
 function show(moved) {
   const asked = /^#row-(\d+)$/.exec(location.hash), place = asked ? Number(asked[1]) : index.length === 1 ? 0 : -1;
   const before = main.dataset.row;

@@ -1,4 +1,4 @@
-"""The page of evidence: one file of HTML that holds all that it shows, and asks nobody for anything."""
+"""The evidence page: one HTML file that contains everything it shows, and loads nothing."""
 
 import base64
 import functools
@@ -16,28 +16,28 @@ from ..evaluation.html_report import write_html
 
 
 HERE = Path(__file__).parent
-THUMBNAIL = 144  # pixels of a side
+THUMBNAIL = 144  # pixels per side
 CAPTION = 160  # characters
-# Even to the eye and told apart by people who see few colours: viridis for sizes, and purple to orange (ColorBrewer's
-# PuOr, https://colorbrewer2.org) for what speaks against an answer and for it.
+# Both scales are perceptually even, and suit colour-blind people. Sizes use viridis. Signs use purple (against an
+# answer) to orange (for it), ColorBrewer's PuOr, https://colorbrewer2.org.
 SIZES = ["#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725"]
 SIGNS = ["#542788", "#8073ac", "#b2abd2", "#f7f7f7", "#fdb863", "#e08214", "#b35806"]
 ABSENCE = {
-    "other_rows": "A modality that is taken away is replaced by that of {background} other rows; their mean counts.",
-    "token": "A modality that is taken away is replaced by the learned token for what is absent.",
+    "other_rows": "A removed modality is replaced by items of {background} other rows, and answers are averaged.",
+    "token": "A removed modality is replaced by the learned token for an absent item.",
 }
 
 
 def write_page(evidence: Mapping[str, Any], folder: Path) -> Path:
     """Writes `index.html`, which shows a record of evidence.
 
-    It is opened from a disk as well as from a server. Its Content-Security-Policy allows its own script and style, and
-    no network: nothing that the data hold can run or be fetched. Rows are JSON beside each other, and become visible
-    elements when somebody looks at them.
+    The page works from a disk and from a server. Its Content-Security-Policy allows only its own script and style, and
+    no network. So nothing in the data can run or be loaded. Rows are stored as JSON. A row becomes visible elements
+    when the reader opens it.
 
     Args:
         evidence: see `evidence.json` in docs/evidence.md.
-        folder: that exists.
+        folder: an existing folder.
 
     Returns:
         the file.
@@ -79,12 +79,12 @@ def write_page(evidence: Mapping[str, Any], folder: Path) -> Path:
 
 
 def source_of(code: str) -> str:
-    """A script or style as a Content-Security-Policy names it: by its hash."""
+    """The name of a script or style in a Content-Security-Policy: its hash."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()}'"
 
 
 def embedded_json(value: Any) -> str:
-    """JSON that stands in an element of HTML, and that nothing it holds can end."""
+    """JSON for an HTML element. No content of it can close the element."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
@@ -96,14 +96,14 @@ def failed_checks(evidence: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def decided_by(answer: Mapping[str, Any]) -> str | None:
-    """The modality that moved an answer most, in either direction; None where none did."""
+    """The modality with the largest absolute effect on an answer; None if no modality has an effect."""
     values = {name: abs(about.get("value") or 0.0) for name, about in (answer.get("modalities") or {}).items()}
     most = max(values.values(), default=0.0)
     return next(name for name, value in values.items() if value == most) if most > 0 else None
 
 
 def index_entry(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What the index of rows has to know of one."""
+    """The entry of one row in the index."""
     items = row.get("items") or []
     answers = [
         {
@@ -118,7 +118,7 @@ def index_entry(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def thumbnail_of(shown: Mapping[str, Any]) -> str | None:
-    """A small picture of an item, which may be its spectrogram or its first frame; None: there is no picture of it."""
+    """A small picture of an item, or of its spectrogram or first frame; None if there is no picture."""
     sources: Sequence[str] = [shown.get("spectrogram") or shown.get("src") or "", *(shown.get("frames") or [])]
     source = next((source for source in sources if source.startswith("data:image/")), None)
     return None if source is None else reduced(source)
@@ -126,7 +126,7 @@ def thumbnail_of(shown: Mapping[str, Any]) -> str | None:
 
 @functools.lru_cache(maxsize=64)  # rows share pictures
 def reduced(source: str) -> str | None:
-    """A small picture of one that a data URI holds; None: it is broken."""
+    """A small version of the picture in a data URI; None if it is broken."""
     try:
         with Image.open(io.BytesIO(base64.b64decode(source.partition("base64,")[2]))) as image:
             image.draft("RGB", (2 * THUMBNAIL, 2 * THUMBNAIL))  # a JPEG is decoded at a fraction of its size
@@ -136,7 +136,7 @@ def reduced(source: str) -> str | None:
 
 
 def caption_of(shown: Mapping[str, Any]) -> str:
-    """The beginning of an item in words; empty where it has none."""
+    """The beginning of the text or table of an item; empty if it has neither."""
     text = shown.get(TEXT) or ", ".join(f"{n} {v}" for n, v in zip(shown.get("columns", ()), shown.get("values", ())))
     words = " ".join(text[: 4 * CAPTION].split())
     return words if len(words) <= CAPTION else f"{words[: CAPTION - 1]}…"

@@ -1,7 +1,7 @@
-"""Where in an item: rows encoded and projected once, the parts of their items, and maps over these.
+"""Rows that are encoded and projected once, the parts of their items, and maps over the parts.
 
-Notation used for tensor shapes: see `mm_hf.models.modeling_outputs`. `K` places of a row for items of one modality;
-`P` parts of an item.
+Notation for tensor shapes: see `mm_hf.models.modeling_outputs`. `K` is the number of places of a row for items of one
+modality, `P` the number of parts of an item.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,14 +23,14 @@ class NoMap(ValueError):
 
 @dataclass(frozen=True)
 class Answer:
-    """What is explained of the answers to some rows.
+    """The explained quantity of the answers to some rows.
 
     Args:
-        value: of what the fusion gives for `(B,)` rows, and their numbers `(B,)` int64, the number that is explained,
-            `(B,)`; differentiable.
-        distribution: of what the fusion gives the logarithm of the answer's probabilities, `(B, C)`, or `(B, C, 2)` of
-            several labels at once; None where there are none, as of numbers.
-        reads_tokens: they read the fused tokens, and not the fused vector alone.
+        value: a differentiable function. It takes the output of the fusion for B rows and their numbers, `(B,)` int64,
+            and gives the explained number, `(B,)`.
+        distribution: takes the output of the fusion and gives the logarithm of the answer's probabilities, `(B, C)`,
+            or `(B, C, 2)` for several labels at once; None if there are no probabilities, as for numbers.
+        reads_tokens: whether the answers need the fused tokens, not only the fused vector.
     """
 
     value: Callable[[MMFusionModelOutput, torch.Tensor], torch.Tensor]
@@ -39,12 +39,12 @@ class Answer:
 
     @classmethod
     def of(cls, model: Any, said: torch.Tensor, task: str | None = None) -> "Answer":
-        """What the head of a model says: of classes and labels the log odds of the one that was said, numbers as they
-        are.
+        """The answer of a model's head. For classes and labels, it is the log odds of the predicted one; for numbers,
+        the number.
 
         Args:
-            said: `(B,)` int64, of each row which output it is.
-            task: which one's, of a model with several.
+            said: `(B,)` int64, for each row the number of the explained output.
+            task: name of the task, if the model has several.
         """
         layer, head = model.last_layers()[task]
 
@@ -62,14 +62,14 @@ class Answer:
     def distance(
         self, before: MMFusionModelOutput, after: MMFusionModelOutput, rows: torch.Tensor, given: torch.Tensor
     ) -> torch.Tensor:
-        """By how much the answers differ: the Kullback-Leibler divergence of what is said after from what was said
-        before; of numbers and texts the difference of `value`.
+        """How much the answers differ: the Kullback-Leibler divergence of the answer after an edit from the answer
+        before it. For numbers and texts: the difference of `value`.
 
         Args:
-            before: of all rows.
-            after: `(B,)` of them, with something taken away.
-            rows: `(B,)` int64, which they are.
-            given: the value of all rows, before.
+            before: outputs of all rows.
+            after: outputs of B edited rows.
+            rows: `(B,)` int64, the numbers of the edited rows.
+            given: the value of all rows before the edit.
 
         Returns:
             `(B,)`, at least 0.
@@ -81,8 +81,8 @@ class Answer:
 
 
 def log_probabilities(head: Any, logits: torch.Tensor) -> torch.Tensor:
-    """Of a head with classes `(B, C)`, of one with several labels at once `(B, C, 2)`, float64: each label, and its
-    absence."""
+    """The logarithm of probabilities, float64: `(B, C)` for classes; for several labels at once `(B, C, 2)`, each
+    label and its absence."""
     chances = head.probabilities(logits).double()
     if head.label_kind != CLASSES:
         chances = torch.stack([chances, 1 - chances], dim=-1)
@@ -94,11 +94,12 @@ class PartMap:
     """How much each part of one item of a row mattered.
 
     Args:
-        row, modality, place: which item it is.
+        row, modality, place: identify the item.
         parts: see `ItemParts`.
-        values: in the shape of `parts.shape`, float64.
+        values: in the shape `parts.shape`, float64.
         method: see `METHODS` of `mm_hf.evidence.methods`.
-        signed: positive speaks for what was said, negative against it; else 0 is none and more is more.
+        signed: True: positive values speak for the answer, negative values against it. False: 0 is no effect, larger
+            values are larger effects.
     """
 
     row: int
@@ -110,7 +111,7 @@ class PartMap:
     signed: bool = False
 
     def record(self, item: int) -> dict[str, Any]:
-        """As `parts` of an answer in `evidence.json` has it; `item` is its place there."""
+        """The entry in `parts` of an answer in `evidence.json`; `item` is the place of the item there."""
         about = {"item": item, "method": self.method, "signed": self.signed}
         return {**about, "values": self.values.tolist(), **self.parts.where}
 
@@ -125,13 +126,13 @@ class EncodedRows:
 
     Args:
         model: in eval mode.
-        batch: the model's inputs, raw, or with `encoder_states` in place of some; what a collator adds beside them is
-            left aside.
-        background: the inputs of other rows, whose items say what usually stands in a place; None: an item stands for
-            itself.
-        items: by modality the distinct items of the batch as the processor takes them, in their order: for what parts
-            are called (words, seconds).
-        processor: likewise.
+        batch: the model's inputs: raw, or with `encoder_states` instead of some of them. Other entries of a collator
+            are ignored.
+        background: the inputs of other rows, which give the usual tokens at each position; None: the mean of an item
+            is used.
+        items: by modality, the distinct items of the batch as the processor takes them, in order. They give the names
+            of parts (words, seconds).
+        processor: for the names of parts too.
     """
 
     def __init__(
@@ -160,11 +161,11 @@ class EncodedRows:
         return torch.arange(len(self), device=self.model.device)
 
     def projection(self, modality: str) -> Any:
-        """What made the tokens of a modality."""
+        """The projection that made the tokens of a modality."""
         return self.model.explained_base.projections[modality]
 
     def item_index(self, modality: str) -> torch.Tensor:
-        """Which item each row has in each place, `(B, K)` int64, -1 for none."""
+        """The item of each row at each place, `(B, K)` int64; -1 for none."""
         state = self.states[modality]
         index = self.rows if state.index is None else state.index
         index = index.reshape(len(self), -1)
@@ -186,9 +187,9 @@ class EncodedRows:
         return self._parts[modality, item]
 
     def usual(self, modality: str) -> torch.Tensor | None:
-        """What usually stands at the place of each token, `(K * T', D)`: the mean over the items of the background,
-        and behind the longest of them the mean of all; None without a background. T' is as long as the items of the
-        batch are."""
+        """The usual token at each position, `(K * T', D)`: the mean over the items of the background; behind the
+        longest of them, the mean over all positions. None without a background. T' is the length of the items of the
+        batch."""
         if modality not in self._usual:
             state = self.background.get(modality)
             self._usual[modality] = None if state is None or not state.levels else self._mean_of(modality, state)
@@ -198,7 +199,7 @@ class EncodedRows:
     def _mean_of(self, modality: str, state: EncoderStates) -> torch.Tensor:
         projection = self.projection(modality)
         each = torch.arange(state.count(), device=self.model.device)[:, None].expand(-1, projection.places)
-        tokens = projection(replace(state, index=None), each).by_row()  # one row an item, in each place
+        tokens = projection(replace(state, index=None), each).by_row()  # one row per item, at each place
         places, length = projection.places, self.tokens[modality].tokens.shape[1] // projection.places
         values = tokens.tokens.unflatten(1, (places, -1))  # (U, K, T, D)
         weights = tokens.row_mask().unflatten(1, (places, -1)).unsqueeze(-1).to(values)  # (U, K, T, 1)
@@ -209,8 +210,8 @@ class EncodedRows:
         return means.flatten(0, 1)
 
     def instead(self, modality: str, states: TokenStates) -> torch.Tensor:
-        """What stands in the place of tokens that are taken away, `(U, T, D)` of such states: see `usual`; without a
-        background the mean of the item."""
+        """The tokens that replace removed tokens, `(U, T, D)` for such states: see `usual`; without a background, the
+        mean of the item."""
         usual = self.usual(modality)
         if usual is not None:
             return usual.expand_as(states.tokens)
@@ -225,8 +226,7 @@ class EncodedRows:
         return projection.with_tokens(states, tokens, projection.token_shapes(self.states[modality]))
 
     def token_numbers(self, modality: str, place: int, parts: ItemParts) -> torch.Tensor:
-        """Of the tokens of a row, `(K * T,)`, the part that each stands for, see `ItemParts.tokens`; those of other
-        places for none."""
+        """The part of each token of a row, `(K * T,)`, see `ItemParts.tokens`; -1 for tokens of other places."""
         length = self.tokens[modality].tokens.shape[1] // self.projection(modality).places
         numbers = torch.full((self.projection(modality).places, length), -1)
         numbers[place, : len(parts.tokens)] = parts.tokens[:length]
@@ -240,31 +240,31 @@ class EncodedRows:
                     yield row, place, self.parts(modality, item)
 
     def fuse(self, states: dict[str, TokenStates], answer: Answer, **options: Any) -> MMFusionModelOutput:
-        """What the fusion gives for tokens."""
+        """The output of the fusion for tokens."""
         return self.model.explained_base(token_states=states, return_tokens=answer.reads_tokens, **options)
 
     @torch.no_grad()
     def outputs(self, answer: Answer) -> MMFusionModelOutput:
-        """What the fusion gives for the rows as they are."""
+        """The output of the fusion for the original rows."""
         return self.fuse(self.tokens, answer)
 
 
 def needs_parts(rows: EncodedRows, modality: str):
-    """Refuses a model that reads items as a whole.
+    """Refuses a model that reads only whole items.
 
     Raises:
-        NoMap: it does.
+        NoMap: the model reads only whole items.
     """
     if not rows.projection(modality).tells_parts:
         raise NoMap(
-            "This model compares embeddings of whole items: parts can be taken away before the encoder alone "
-            "(--method input_occlusion)."
+            f"This model compares embeddings of whole items of {modality}, so parts can be removed only before the "
+            "encoder: use --method input_occlusion."
         )
 
 
 @torch.no_grad()
 def encode(model: Any, batch: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, EncoderStates]]:
-    """The raw inputs of a batch, and what the encoders make of them."""
+    """The raw inputs of a batch, and their encoder states."""
     base = model.explained_base
     inputs = {name: value for name, value in batch.items() if name in base.input_names and value is not None}
     states = inputs.pop("encoder_states", None)
@@ -273,7 +273,7 @@ def encode(model: Any, batch: Mapping[str, Any]) -> tuple[dict[str, Any], dict[s
 
 
 def narrowed(state: TokenStates, rows: torch.Tensor) -> TokenStates:
-    """The states of some rows, `(B',)`, with the items that these have and no others."""
+    """The states of some rows, `(B',)`, with only the items of these rows."""
     index = rows if state.index is None else state.index.index_select(0, rows)
     items, index = index.unique(return_inverse=True)
     chosen: dict[str, Any] = {

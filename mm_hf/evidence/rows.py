@@ -1,4 +1,4 @@
-"""From a model and rows to records of evidence: what each modality gave to each answer."""
+"""Makes records of evidence from a model and rows: the contribution of each modality to each answer."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,36 +21,36 @@ from .maps import add_maps, checks_of, encoded_rows
 from .parts import EncodedRows
 
 
-BATCH = 8  # rows that are explained together, and background rows that are encoded together
-# Runs of the fusion a row that stay below the price of one prediction at base size, see benchmarks/explain.py.
+BATCH = 8  # rows per batch, for explanations and for encoding background rows
+# So many runs of the fusion per row take less time than one prediction at base size, see benchmarks/explain.py.
 RUNS = 30
-FEWEST = 5  # rows that stand in
-CANDIDATES = 4  # rows that are looked at for each that stands in,
-FEWEST_CANDIDATES = 48  # and at least so many
+FEWEST = 5  # least number of replacement rows
+CANDIDATES = 4  # candidate rows per replacement row
+FEWEST_CANDIDATES = 48  # least number of candidate rows
 
 
 def rows_that_stand_in(modalities: int) -> int:
-    """How many rows stand in for what is taken away, where nobody says it: fewer where there are more coalitions."""
+    """The default number of rows that replace removed modalities: fewer rows if there are more coalitions."""
     return max(FEWEST, RUNS // max(2**modalities - 2, 2))
 
 
 def candidates(wanted: int) -> int:
-    """How many rows are looked at for so many that stand in."""
+    """The number of candidate rows for `wanted` replacement rows."""
     return max(FEWEST_CANDIDATES, CANDIDATES * wanted)
 
 
 def choose_rows(count: int, wanted: int, seed: int = 0) -> list[int]:
-    """Rows drawn at random, in their order; all where there are no more."""
+    """Row numbers drawn at random, sorted; all rows if there are no more than `wanted`."""
     return sorted(np.random.default_rng(seed).choice(count, min(wanted, count), replace=False).tolist())
 
 
 @dataclass
 class Background:
-    """Rows whose items stand in for what is taken away.
+    """Rows with items that replace removed modalities.
 
     Args:
-        pool: all of them, see `Pool.of`.
-        inputs: of one batch of them, with its `encoder_states`: what usually stands where a part is taken away.
+        pool: all of these rows, see `Pool.of`.
+        inputs: of one batch of them, with its `encoder_states`. They give the tokens that replace removed parts.
     """
 
     pool: Pool
@@ -58,8 +58,8 @@ class Background:
 
 
 def representative(features: torch.Tensor, wanted: int) -> list[int]:
-    """Rows whose mean is near that of all, in their order: kernel herding (Chen et al. 2010) with a linear kernel.
-    Rows drawn at random would be off by `1 / sqrt(wanted)` deviations, and what each modality gives with them.
+    """Chooses rows with a mean near the mean of all rows: kernel herding (Chen et al. 2010) with a linear kernel. The
+    mean of random rows would be wrong by `1 / sqrt(wanted)` standard deviations, and so would the contributions.
 
     Args:
         features: `(N, F)`.
@@ -77,7 +77,7 @@ def representative(features: torch.Tensor, wanted: int) -> list[int]:
 
 @torch.no_grad()
 def features_of(model: Any, collator: MultimodalCollator, rows: Sequence[dict[str, Any]]) -> torch.Tensor:
-    """What tells rows apart, see `standardised`."""
+    """The feature vectors of rows, see `standardised`."""
     parts: dict[str, list[torch.Tensor]] = {}
     for start in range(0, len(rows), BATCH):
         batch = send_to_device(collator(list(rows[start : start + BATCH])), model.device)
@@ -88,14 +88,15 @@ def features_of(model: Any, collator: MultimodalCollator, rows: Sequence[dict[st
 
 
 def vectors_of(model: Any, pool: Pool) -> dict[str, torch.Tensor]:
-    """By modality the pooled vectors of rows, `(N, D)`, and the fused ones: what several modalities say together has
-    to be represented too. (Of an exclusive or, rows of one answer alone are balanced in either modality.)"""
+    """The pooled vectors of rows by modality, `(N, D)`, and the fused vectors. The fused vectors represent what
+    several modalities say together. (For an exclusive or, rows with only one answer can be balanced in each
+    modality.)"""
     return {**pool.pooled(), "fused": pool.fused(model.explained_base)}
 
 
 def standardised(vectors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Vectors of several kinds, `(N, D)` each, side by side: `(N, F)` float32, each kind as long as the others on
-    average."""
+    """Several kinds of vectors, `(N, D)` each, concatenated to `(N, F)` float32. Each kind is scaled to the same total
+    variance."""
     parts = [one.float() for one in vectors.values()]
     return torch.cat([one / one.var(0).sum().clamp(min=1e-12).sqrt() for one in parts], dim=1)
 
@@ -104,13 +105,13 @@ def standardised(vectors: Mapping[str, torch.Tensor]) -> torch.Tensor:
 def encode_background(
     model: Any, collator: MultimodalCollator, rows: Sequence[dict[str, Any]], wanted: int
 ) -> Background:
-    """Encodes rows that are to stand in: those that represent the given ones best.
+    """Encodes the replacement rows: the rows that represent the given rows best.
 
     Args:
-        model: one with a head, in eval mode.
-        collator: that passes over bad rows.
-        rows: as the collator takes them, one at least; see `candidates`.
-        wanted: how many stand in at most.
+        model: a model with a head, in eval mode.
+        collator: it must leave out bad rows.
+        rows: as the collator takes them, at least one; see `candidates`.
+        wanted: the largest number of replacement rows.
     """
     if 1 < wanted < len(rows):
         rows = [rows[place] for place in representative(features_of(model, collator, rows), wanted)]
@@ -125,28 +126,28 @@ def encode_background(
         else:
             background.pool = background.pool.beside(pool)
     if background is None:
-        raise ValueError("No row is there that could stand in for what is taken away.")
+        raise ValueError("There are 0 rows to replace removed modalities with: give at least one.")
     return background
 
 
 @dataclass
 class Explainer:
-    """Says of rows what their answers rest on.
+    """Explains what the answers to rows rest on.
 
     Args:
-        model: one with a head.
-        collator: what makes its batches; bad rows are passed over.
-        tasks: by the task of the model's head, None where there is but one, what is asked; `column` is that of its
-            labels, where rows have these.
-        background: rows that stand in for what is taken away; None: the absent token does.
-        maps: also where in the items.
-        method: of these maps, one of `METHODS`; None: the one that measures best.
-        settings: of `generate`, of a model that writes.
+        model: a model with a head.
+        collator: makes its batches; it leaves out bad rows.
+        tasks: the tasks by the name of the model's head; the key of a single task is None. `column` is the label
+            column, if the rows have labels.
+        background: rows that replace removed modalities; None: the absent token replaces them.
+        maps: whether to make maps of the items too.
+        method: of the maps, one of `METHODS`; None: the method that measured best.
+        settings: arguments of `generate`, for a model that writes.
         on_error: `"raise"` stops at a row that cannot be read; `"skip"` leaves it out.
 
     Attributes:
-        bad_rows: the entries (see `BadRowError`) of those that were left out.
-        reasons: why maps are missing.
+        bad_rows: the entries (see `BadRowError`) of rows that were left out.
+        reasons: the reasons why maps are missing.
     """
 
     model: Any
@@ -162,27 +163,28 @@ class Explainer:
 
     @property
     def absence(self) -> str:
-        """What stands in for what is taken away."""
+        """What replaces a removed modality: other rows or the absent token."""
         return TOKEN if self.background is None else OTHER_ROWS
 
     def about(self) -> dict[str, Any]:
-        """What all rows of evidence.json have in common."""
+        """The fields of evidence.json that are common to all rows."""
         rows = 0 if self.background is None else self.background.pool.rows
         return {"absence": self.absence, "background": rows, "warnings": warnings_of(self.model, self.absence)}
 
     def labels(self) -> list[str]:
-        """The columns of labels that are known."""
+        """The known label columns."""
         return [str(task.column) for task in self.tasks.values() if task.column]
 
     def explain(self, rows: Sequence[dict[str, Any]], items: bool = True) -> list[dict[str, Any]]:
-        """The records of some rows, in their order; of rows that cannot be read, or have nothing to look at, none.
+        """The records of some rows, in order. Rows that cannot be read, or have no input for the model, have no
+        record.
 
         Args:
             rows: as the collator takes them, each with its `row_id`; labels under the columns of the tasks.
-            items: show what the rows hold.
+            items: whether to include the content of the rows.
 
         Raises:
-            ValueError: a row that cannot be read, where such rows are not left out.
+            ValueError: a row cannot be read, and such rows are not left out.
         """
         rows, batch, states = self.encode(rows)
         bad = batch.get("bad_rows", [])
@@ -206,12 +208,12 @@ class Explainer:
 
     @torch.no_grad()
     def encode(self, rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], Any, dict[str, EncoderStates]]:
-        """The rows, the batch that they make, and what the encoders give for it."""
+        """The rows, their batch, and its encoder states."""
         batch = send_to_device(self.collator(list(rows)), self.model.device)
         return list(rows), batch, encode_batch(self.model, batch)
 
     def values(self, states: dict[str, EncoderStates], said: Said | None) -> list[dict[str | None, CoalitionValues]]:
-        """The values of all coalitions of the rows of a batch, for the tasks that are asked for."""
+        """The values of all coalitions of the rows of a batch, for the tasks in `tasks`."""
         pool = None if self.background is None else self.background.pool
         values = coalition_values(self.model, states, pool, said, **self.settings)
         return [{task: of_task for task, of_task in row.items() if task in self.tasks} for row in values]
@@ -222,7 +224,7 @@ class Explainer:
         return encoded_rows(self.model, self.collator, rows, batch, states, background)
 
     def check(self, rows: Sequence[dict[str, Any]], seed: int = 0) -> dict[str, dict[str, Any]]:
-        """How far to believe what is said of some rows, see `checks_of`."""
+        """Checks how far the explanations of some rows can be trusted, see `checks_of`."""
         rows, batch, states = self.encode(rows)
         _, said = self.judge(states, rows)
         return checks_of(self.parts(rows, batch, states), self.values(states, said), self.method, seed)
@@ -230,7 +232,7 @@ class Explainer:
     def answers(
         self, values: dict[str | None, CoalitionValues], judgements: dict[str | None, tuple]
     ) -> list[dict[str, Any]]:
-        """The answers of one row, as evidence.json has them."""
+        """The answers of one row, as in evidence.json."""
         answers = []
         names = {task: of_task.column for task, of_task in self.tasks.items()}
         for evidence in evidence_of(self.model, values, names):
@@ -253,16 +255,16 @@ class Explainer:
         return answers
 
     def spelled(self, evidence: dict[str, Any]) -> dict[str, Any]:
-        """Evidence with the tokens of a text in words."""
+        """Evidence with the tokens of a text as words."""
         for token in evidence.get("tokens", []):
             token[TEXT] = self.collator.processor.tokenizer.decode([token.pop("id")])
         return evidence
 
     @torch.no_grad()
     def judge(self, states: Any, rows: list[dict[str, Any]]) -> tuple[list[dict[str | None, tuple]], Said | None]:
-        """For each row by task the answer, the truth, whether it is right, and its set or interval, None where nobody
-        knows; and what is explained, where the task says another class than the likeliest. Nothing of either of a
-        model that writes or compares: see `read`."""
+        """For each row by task: the answer, the truth, whether the answer is right, and its set or interval; unknown
+        values are None. Also the explained outputs, because a task may answer another class than the most probable
+        one. For a model that writes or compares, both are empty: see `read`."""
         heads = {task: head for task, (_, head) in self.model.last_layers().items()}
         if not heads or any(task.writes for task in self.tasks.values()):
             return [], None
@@ -283,7 +285,7 @@ class Explainer:
         return judged, said
 
     def truth(self, task: Task, row: dict[str, Any]) -> torch.Tensor | None:
-        """The label of a row in the shape of an answer; None where it has none that can be read."""
+        """The label of a row in the shape of an answer; None if it has no readable label."""
         if row.get(str(task.column)) is None:
             return None
         bad: list[BadRowError] = []
@@ -291,7 +293,7 @@ class Explainer:
         return None if bad or not bool(task.has_label(label)[0]) else task.targets(label)[0]
 
     def read(self, values: list[dict[str | None, CoalitionValues]], rows: list) -> list[dict[str | None, tuple]]:
-        """As `judge`, of what was written, and of pairs."""
+        """Like `judge`, for written texts and for pairs."""
         judged: list[dict[str | None, tuple]] = []
         for of_tasks, row in zip(values, rows):
             task, of_task = self.tasks[None], of_tasks[None]
@@ -309,7 +311,7 @@ class Explainer:
         return judged
 
     def items(self, row: dict[str, Any]) -> list[dict[str, Any]]:
-        """What a row holds, as a page shows it; what cannot be read is not there."""
+        """The items of a row, as a page shows them. Items that cannot be read are left out."""
         items = []
         for name, columns in self.collator.parts.items():
             if columns:
@@ -323,7 +325,7 @@ class Explainer:
 def explain_rows(
     explainer: Explainer, rows: Iterable[dict[str, Any]], items: bool = True, done: Callable[[int], Any] = int
 ) -> list[dict[str, Any]]:
-    """The records of all rows, a few at a time; `done` is called with the number of rows that came."""
+    """The records of all rows, computed in batches; `done` is called with the number of rows of each batch."""
     records: list[dict[str, Any]] = []
     waiting: list[dict[str, Any]] = []
 

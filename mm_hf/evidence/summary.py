@@ -1,5 +1,5 @@
-"""What the answers to many rows rest on: means with intervals, and the shares of what is unique, redundant and
-synergistic."""
+"""Summarises what the answers to many rows rest on: mean effects with intervals, and the shares of unique, redundant
+and synergistic effects."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,12 +14,12 @@ KINDS = ("unique", "redundant", "synergistic")
 
 
 def summary_of(records: Sequence[dict[str, Any]], samples: int = 1000, seed: int = 0) -> dict[str, Any] | None:
-    """By task what the answers of all rows rest on; None of no rows.
+    """The summary of all rows, by task; None if there are no rows.
 
     Returns:
-        `modalities`, of each the `mean` of the absolute Shapley values over the rows that have it, `low` and `high` of
-        its 95 % interval (bootstrap over rows), the mean with its sign, `signed`, likewise, and the number of `rows`;
-        `shares` of all absolute Möbius terms together; the `unit` of the values.
+        `modalities`: for each modality, the `mean` of its absolute Shapley values over the rows that have it, `low`
+            and `high` of the 95 % interval (bootstrap over rows), the same figures for the signed values in `signed`,
+            and the number of `rows`. `shares` of all absolute Möbius terms together. `unit` of the values.
     """
     by_task: dict[str, list[dict[str, Any]]] = {}
     for record in records:

@@ -1,4 +1,4 @@
-"""A checkpoint as a service: rows come in over HTTP, answers go out. `mm_hf serve RUN` starts it.
+"""A checkpoint as an HTTP service: it takes rows and returns answers. `mm_hf serve RUN` starts it.
 
-What needs the extra `serve` is imported where it is used.
+The packages of the extra `serve` are imported only where they are used.
 """

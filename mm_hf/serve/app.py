@@ -18,12 +18,12 @@ from .openapi import describe
 from .service import Service
 
 
-# The page of documentation may load from this service alone: whatever it held, a browser would ask nobody else.
+# The documentation page may load only from this service. So a browser contacts no other server.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'"
 )
 POLICY += "; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-CLOSED = 499  # as other servers note that the client has gone
+CLOSED = 499  # the code that other servers log when the client has disconnected
 
 
 def make_app(service: Service) -> Any:
@@ -43,20 +43,21 @@ def make_app(service: Service) -> Any:
         return Response(to_json(body), status, dict(headers), media_type="application/json")
 
     def check_key(request: Request):
-        """Refuses a request without the key, where there is one."""
+        """Refuses a request without the right key, if the service has a key."""
         wanted = service.settings.api_key
         if wanted is None:
             return
         kind, _, given = request.headers.get("authorization", "").partition(" ")
-        # Of digests the comparison takes as long, whatever was given and however long it is. Headers come as Latin 1.
+        # Comparing digests takes the same time for every given key and length. Headers come as Latin 1.
         digests = [hashlib.sha256(key).digest() for key in (given.strip().encode("latin-1"), wanted.encode())]
         if not hmac.compare_digest(*digests) or kind.lower() != "bearer":
             headers = {"WWW-Authenticate": "Bearer"}
-            message = "This service asks for its key: send the header `Authorization: Bearer KEY`."
+            message = "This service requires a key, and the request has no key or a wrong one: send the header "
+            message += "`Authorization: Bearer KEY`."
             raise RefusedError(401, "unauthorized", message, headers)
 
     async def answered(request: Request, route: str, evidence: bool) -> Response:
-        """Answers a request that has rows, counts it, and notes it in one line."""
+        """Answers a request with rows, counts it, and logs one line about it."""
         started, number = time.monotonic(), uuid.uuid4().hex[:16]
         stage, rows, size = "reading", 0, 0
         headers = {"X-Request-ID": number}
@@ -79,7 +80,7 @@ def make_app(service: Service) -> Any:
         except asyncio.TimeoutError:
             late = stage == "reading"
             status, kind = (408, "slow_body") if late else (504, "timeout")
-            said = "The body did not come" if late else "The rows were not answered"
+            said = "The body did not arrive" if late else "The rows were not answered"
             body = error_body(kind, f"{said} within {service.limits.seconds:g} s (--max_seconds).")
             service.metrics.errors.labels(kind).inc()
         except ClientDisconnect:
@@ -156,14 +157,14 @@ def make_app(service: Service) -> Any:
     @app.exception_handler(HTTPException)
     async def no_route(request: Request, error: HTTPException):
         routes = "POST /predict, POST /explain, GET /health, GET /ready, GET /metrics"
-        message = f"There is no such route ({error.status_code}). There are {routes}."
+        message = f"There is no route {request.method} {request.url.path!r:.80} ({error.status_code}). Use {routes}."
         return reply(error.status_code, error_body("no_route", message), error.headers or {})
 
     return app
 
 
 def to_json(value: Any) -> bytes:
-    """JSON in UTF-8; numbers that are not finite, which JSON does not have, are null."""
+    """JSON in UTF-8. Numbers that are not finite become null, because JSON does not have them."""
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace")
     except ValueError:
@@ -171,7 +172,7 @@ def to_json(value: Any) -> bytes:
 
 
 def finite(value: Any) -> Any:
-    """A value with None in the place of what is not finite."""
+    """A value in which numbers that are not finite are replaced by None."""
     if isinstance(value, Mapping):
         return {key: finite(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,5 +1,5 @@
-"""What answers the rows of a service: a backend. There is one of the pipelines that travel with checkpoints, in torch,
-and one of exports, `OnnxBackend`; another one needs the same few methods."""
+"""Backends, which answer the rows of a service. `PipelineBackend` uses the pipeline of a checkpoint, in torch.
+`OnnxBackend` uses an export. Another backend has to implement the same few methods."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -19,10 +19,10 @@ class Answer:
     """The answer to one row.
 
     Args:
-        value: as the pipeline gives it, JSON.
-        confidences: by task the score of its best class, for monitoring; under "" of a model with one task. None of
-            what has no probability.
-        evidence: where it was asked for.
+        value: the answer of the pipeline, as JSON values.
+        confidences: by task, the score of its best class, for monitoring; the key of a single task is "". Tasks
+            without probabilities are left out.
+        evidence: if it was requested.
     """
 
     value: Any
@@ -32,21 +32,21 @@ class Answer:
 
 @dataclass(frozen=True)
 class RowError:
-    """Why a row has no answer; `ours` where that is no fault of the row."""
+    """Why a row has no answer. `ours` is True if the error is in the service, not in the row."""
 
     message: str
     ours: bool = False
 
 
 class Backend(Protocol):
-    """Answers rows. `load` is called from many threads at once, `answer` from one.
+    """Answers rows. `load` is called from many threads at the same time, `answer` from one thread.
 
     Attributes:
         name: one word.
-        config: of the model, a `MMFusionConfig`, or what says as much of its modalities and their places.
-        processor: of the model, a `MMFusionProcessor`, or what says as much of tables, series and windows of texts.
-        options: what a request may ask for beside its rows, by name.
-        explains: whether it gives evidence; requests for it are refused else.
+        config: a `MMFusionConfig`, or an object with the same attributes about modalities and their places.
+        processor: a `MMFusionProcessor`, or an object with the same attributes about tables, series and text windows.
+        options: names of the options that a request may have beside its rows.
+        explains: whether it gives evidence. If not, requests for evidence are refused.
     """
 
     name: str
@@ -56,38 +56,39 @@ class Backend(Protocol):
     explains: bool
 
     def load(self, row: dict[str, Any]) -> Any:
-        """Decodes a row, whose files are bytes: what `answer` takes.
+        """Decodes a row into the form that `answer` takes. Its files are bytes.
 
         Raises:
-            ValueError: it cannot be read, or holds what the model does not read.
+            ValueError: it cannot be read, or has a key that the model does not read.
         """
         ...
 
     def check_options(self, options: Mapping[str, Any]) -> None:
-        """Looks at the options of a request.
+        """Checks the options of a request.
 
         Raises:
-            ValueError: one has a value that it cannot have.
+            ValueError: an option has a value that is not allowed.
         """
         ...
 
     def answer(
         self, rows: list[Any], options: Sequence[Mapping[str, Any]], evidence: bool = False
     ) -> list[Answer | RowError]:
-        """Answers rows together, each with the options of its request; with `evidence` says what each modality gave.
-        A row that cannot be answered has its error in its place. What it raises is no fault of a single row."""
+        """Answers rows together, each with the options of its request; with `evidence`, also the contribution of each
+        modality. A row that cannot be answered gets an error instead of an answer. An exception means that the whole
+        batch failed."""
         ...
 
 
 class PipelineBackend:
-    """Answers by a pipeline of the checkpoint.
+    """Answers rows with a pipeline of the checkpoint.
 
     Args:
         pipe: a `MMFusionPipeline`, of this package or of the checkpoint's own code.
-        keep_encoded: bytes of memory for encoded items, see `KeptItems`; 0: none are kept.
+        keep_encoded: bytes of memory for encoded items, see `KeptItems`; 0: no items are kept.
 
     Raises:
-        ValueError: items are to be kept, and the checkpoint's own code cannot.
+        ValueError: `keep_encoded` is set, but the checkpoint's own code does not support it.
     """
 
     name = "torch"
@@ -97,12 +98,15 @@ class PipelineBackend:
         self.pipe, self.config, self.processor = pipe, pipe.model.config, pipe.processor
         self.kept_items = KeptItems(keep_encoded) if keep_encoded else None
         if self.kept_items is not None and not hasattr(pipe, "kept_items"):
-            raise ValueError("The code that came with this checkpoint keeps no encoded items: leave keep_encoded out.")
+            raise ValueError(
+                f"keep_encoded is {keep_encoded}, but the code in this checkpoint cannot keep encoded items: leave it "
+                "out."
+            )
         pipe.kept_items = self.kept_items
         parameters = inspect.signature(pipe._sanitize_parameters).parameters.values()
         named = [one.name for one in parameters if one.kind is not inspect.Parameter.VAR_KEYWORD]
-        self.options = tuple(name for name in named if name != "generate_kwargs")  # which change the work itself
-        pipe._bad_row = bad_row  # that of a checkpoint's own, older code writes what a row holds into a log
+        self.options = tuple(name for name in named if name != "generate_kwargs")  # these would change the computation
+        pipe._bad_row = bad_row  # older code in a checkpoint would write the content of a row into a log
 
     @classmethod
     def open(
@@ -117,13 +121,13 @@ class PipelineBackend:
 
         Args:
             run: folder, or Hub id.
-            trust_remote_code: run the code that came with it, in place of this package's.
-            device: left out, the GPU where there is one.
+            trust_remote_code: run the code in the checkpoint instead of this package's code.
+            device: default: the GPU, if there is one.
             keep_encoded: see the class.
             settings: arguments of each call.
 
         Raises:
-            OSError, ValueError: it is no checkpoint, or a setting does not fit.
+            OSError, ValueError: it is not a checkpoint, or a setting does not fit.
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         if trust_remote_code:
@@ -140,7 +144,7 @@ class PipelineBackend:
         try:
             self.pipe.check_keys(row)
             return self.pipe.load_row(row)
-        except ImportError:  # a package is missing: no fault of the row
+        except ImportError:  # a package is missing; the row is not the cause
             raise
         except Exception as error:  # Pillow alone raises a dozen types
             raise ValueError(reason_of(error)) from None
@@ -173,7 +177,7 @@ class PipelineBackend:
         return self.pipe.spell(dict(outputs), **{**self.pipe._postprocess_params, **asked})
 
     def confidences(self, outputs: dict[str, torch.Tensor]) -> dict[str, float]:
-        """See `Answer`; whatever a request asked for, so that they can be compared over time."""
+        """See `Answer`. They do not depend on the options of a request, so that they can be compared over time."""
         if not hasattr(self.pipe, "_heads"):
             return {}
         best = self.pipe.spell(dict(outputs), top_k=1)
@@ -187,7 +191,7 @@ class PipelineBackend:
 
 
 def bad_row(number: int, error: Exception, on_error: str) -> dict[str, Any]:
-    """Why a row cannot be answered, without a word in a log; stands in for the method of a pipeline."""
+    """Why a row cannot be answered. It replaces the method of a pipeline, and logs nothing."""
     if on_error == "raise":
         raise ValueError(reason_of(error)) from None
     return {"number": number, "reason": reason_of(error)}

@@ -1,7 +1,7 @@
-"""Micro-batching: the rows of requests that come at one time go through the model together.
+"""Micro-batching: rows of requests that arrive at the same time go through the model together.
 
-One thread owns the model. It takes the rows that wait, at most `max_batch`, and does not wait for more unless other
-requests are being read just then: so a single client pays nothing, and many share each step of the model.
+One thread owns the model. It takes the waiting rows, at most `max_batch`. It waits for more rows only while other
+requests are being read. So a single client does not wait, and many clients share each batch.
 """
 
 import threading
@@ -17,12 +17,12 @@ from .backend import Answer, Backend, RowError
 
 @dataclass
 class Ticket:
-    """The rows of one request that wait for their answers.
+    """The waiting rows of one request.
 
     Args:
         rows: as the backend loaded them.
         options: of the request.
-        evidence: it was asked for.
+        evidence: whether it was requested.
     """
 
     rows: list[Any]
@@ -33,33 +33,33 @@ class Ticket:
     arrived: float = field(default_factory=time.monotonic)
 
     def take(self, place: int, answer: Answer | RowError):
-        """Notes the answer to one of its rows; with the last one the request is answered."""
+        """Stores the answer to one of its rows. After the last answer, the request is answered."""
         self.answers[place] = answer
         if len(self.answers) == len(self.rows) and not self.future.done():
             try:
                 self.future.set_result([self.answers[place] for place in range(len(self.rows))])
-            except Exception:  # cancelled within this moment
+            except Exception:  # cancelled at this moment
                 pass
 
 
 class FullError(Exception):
-    """The queue has no room; `waiting` rows are in it."""
+    """The queue is full; `waiting` rows are in it."""
 
     def __init__(self, waiting: int):
-        super().__init__(f"{waiting} rows wait")
+        super().__init__(f"the queue is full: {waiting} rows are waiting")
         self.waiting = waiting
 
 
 class Batcher:
-    """Collects rows and has them answered.
+    """Collects rows into batches, and lets the backend answer them.
 
     Args:
-        backend: that answers.
-        max_batch: rows that go through the model together.
-        max_wait: seconds that a row waits for others at most, while other requests are being read.
-        max_queue: rows that may wait.
-        being_read: how many requests are being read, whose rows will come.
-        done: is told of each batch: its rows, its seconds.
+        backend: answers the rows.
+        max_batch: maximum number of rows in a batch.
+        max_wait: maximum time in seconds that a row waits for others, while other requests are being read.
+        max_queue: maximum number of waiting rows.
+        being_read: gives the number of requests that are being read now.
+        done: is called after each batch with its number of rows and its seconds.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Batcher:
         self.queue: deque[tuple[Ticket, int]] = deque()
         self.changed = threading.Condition()
         self.stopped = False
-        self.seconds_a_row = 0.05  # measured as it goes
+        self.seconds_a_row = 0.05  # a running mean, updated after each batch
         self.thread = threading.Thread(target=self.work, name="mm_hf-model", daemon=True)
         self.thread.start()
 
@@ -84,10 +84,10 @@ class Batcher:
         return len(self.queue)
 
     def submit(self, ticket: Ticket):
-        """Takes on the rows of a request, all or none.
+        """Adds the rows of a request to the queue: all of them or none.
 
         Raises:
-            FullError: there is no room for them.
+            FullError: the queue has no room for them.
         """
         with self.changed:
             if self.stopped or len(self.queue) + len(ticket.rows) > self.max_queue:
@@ -97,30 +97,30 @@ class Batcher:
             self.changed.notify()
 
     def look(self):
-        """Looks again whether there is anything to wait for."""
+        """Checks again whether there is a reason to wait."""
         with self.changed:
             self.changed.notify()
 
     def stop(self):
-        """Answers what waits, and ends."""
+        """Answers the waiting rows, then ends."""
         with self.changed:
             self.stopped = True
             self.changed.notify()
         self.thread.join()
 
     def work(self):
-        """What the thread does."""
+        """The loop of the thread."""
         while batch := self.collect():
             started = time.monotonic()
             answers = self.answers(batch)
             seconds = time.monotonic() - started
             self.seconds_a_row = 0.8 * self.seconds_a_row + 0.2 * seconds / len(batch)
-            self.done(len(batch), seconds)  # before anybody has an answer: who asks then finds it counted
+            self.done(len(batch), seconds)  # before the answers are sent, so that a client finds the batch counted
             for (ticket, place), answer in zip(batch, answers):
                 ticket.take(place, answer)
 
     def collect(self) -> list[tuple[Ticket, int]]:
-        """The next rows, all with evidence or all without; none when it has to end."""
+        """The next batch, with evidence for all rows or for none; empty when the thread has to end."""
         with self.changed:
             while True:
                 self.queue = deque(entry for entry in self.queue if not entry[0].future.cancelled())
@@ -139,7 +139,7 @@ class Batcher:
                 self.changed.wait(left)
 
     def answers(self, batch: list[tuple[Ticket, int]]) -> list[Answer | RowError]:
-        """The answers to rows; where all of them together fail, each by itself."""
+        """The answers to a batch. If the batch fails, each row is answered alone."""
         rows, options = [ticket.rows[place] for ticket, place in batch], [ticket.options for ticket, _ in batch]
         try:
             return self.backend.answer(rows, options, batch[0][0].evidence)

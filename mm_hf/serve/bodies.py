@@ -1,4 +1,4 @@
-"""The body of a request: read up to a limit, and taken apart by its kind."""
+"""Reads the body of a request up to a limit, and parses it by its type."""
 
 from typing import Any
 
@@ -8,22 +8,22 @@ from .service import Service, Work
 
 
 JSON, FORM = "application/json", "multipart/form-data"
-DRAINED = 4  # times the limit is read and thrown away, so that a client comes to read why it was refused
-FIELDS = 256  # of a form
+DRAINED = 4  # up to this multiple of the limit, the body is read and dropped, so that the client can read the refusal
+FIELDS = 256  # maximum number of fields of a form
 
 
 async def read_body(request: Any, service: Service, work: Work) -> bytes:
     """The bytes of a body.
 
     Raises:
-        RefusedError: it is too large, or packed.
+        RefusedError: it is too large, or compressed.
     """
     most = service.limits.body_bytes
     refused = RefusedError(
-        413, "too_large", f"The body has more than {most} bytes, the most that is taken (--max_body_bytes)."
+        413, "too_large", f"The body has more than {most} bytes, which is the limit (--max_body_bytes)."
     )
     if (coding := request.headers.get("content-encoding", "identity")).lower() != "identity":
-        raise RefusedError(415, "bad_encoding", f"The body is packed ({coding!r:.40}): send it as it is.")
+        raise RefusedError(415, "bad_encoding", f"The body is compressed ({coding!r:.40}): send it uncompressed.")
     said = request.headers.get("content-length", "0")
     if said.isdigit() and int(said) > DRAINED * most:
         raise refused
@@ -45,18 +45,18 @@ async def read_body(request: Any, service: Service, work: Work) -> bytes:
 
 
 async def read_request(request: Any, service: Service, work: Work) -> Request:
-    """What was asked, by the type of the body.
+    """Parses a request by the type of its body.
 
     Raises:
-        RefusedError: it is of another type, or not what its type says.
+        RefusedError: the type is not supported, or the body does not have this type.
     """
     kind, _, rest = request.headers.get("content-type", JSON).partition(";")
     kind = kind.strip().lower()
     if kind not in (JSON, FORM):
-        raise RefusedError(415, "bad_type", f"The body is {kind!r:.80}; taken are {JSON} and {FORM}.")
+        raise RefusedError(415, "bad_type", f"The body has the type {kind!r:.80}; allowed are {JSON} and {FORM}.")
     charset = rest.lower().partition("charset=")[2].strip().strip('"')
     if kind == JSON and charset not in ("", "utf-8", "utf8", "us-ascii"):
-        raise RefusedError(415, "bad_encoding", f"The body is in {charset!r:.40}; JSON is read in UTF-8.")
+        raise RefusedError(415, "bad_encoding", f"The body is in {charset!r:.40}; send JSON in UTF-8.")
     body = await read_body(request, service, work)
     options = service.backend.options
     if kind == FORM:
@@ -68,10 +68,10 @@ async def read_request(request: Any, service: Service, work: Work) -> Request:
 
 
 async def fields_of_form(request: Any, body: bytes) -> list[tuple[str, str | bytes]]:
-    """The fields of a form, by name and value; of an upload its bytes.
+    """The fields of a form, as pairs of name and value. The value of an upload is its bytes.
 
     Raises:
-        RefusedError: it is no form.
+        RefusedError: the body is not a form, or has no field.
     """
     from starlette.formparsers import MultiPartException, MultiPartParser
 
@@ -85,7 +85,7 @@ async def fields_of_form(request: Any, body: bytes) -> list[tuple[str, str | byt
         form = await parser.parse()
     except (MultiPartException, KeyError, ValueError, UnicodeError, AssertionError) as error:
         said = getattr(error, "message", "") or type(error).__name__
-        raise RefusedError(400, "bad_form", f"The body is no form ({said:.200}).") from None
+        raise RefusedError(400, "bad_form", f"The body is not a valid form ({said:.200}).") from None
     fields: list[tuple[str, str | bytes]] = []
     try:
         for name, value in form.multi_items():
@@ -93,5 +93,5 @@ async def fields_of_form(request: Any, body: bytes) -> list[tuple[str, str | byt
     finally:
         await form.close()
     if not fields:
-        raise RefusedError(400, "bad_form", "The form has no field.")
+        raise RefusedError(400, "bad_form", "The form has no field: send at least one.")
     return fields

@@ -1,4 +1,4 @@
-"""The page of documentation: Swagger UI, from the package `swagger-ui-bundle`, and from nowhere else."""
+"""The documentation page: Swagger UI, only from the package `swagger-ui-bundle`, never from a server."""
 
 from importlib.resources import files
 from typing import Any
@@ -15,13 +15,13 @@ PAGE = """<!doctype html>
 </head>
 <body>
 <div id="page"></div>
-<noscript>This page needs JavaScript. The description itself is at openapi.json.</noscript>
+<noscript>This page requires JavaScript. The same description is at openapi.json.</noscript>
 <script src="docs/swagger-ui-bundle.js"></script>
 <script src="docs/start.js"></script>
 </body>
 </html>
 """
-# Without `validatorUrl` the page would ask a server of Swagger's to look at the description.
+# If `validatorUrl` is not set to null, the page sends the description to a server of Swagger.
 STARTING = """SwaggerUIBundle({
   url: "openapi.json", dom_id: "#page", deepLinking: true, validatorUrl: null,
   presets: [SwaggerUIBundle.presets.apis], layout: "BaseLayout"
@@ -40,7 +40,7 @@ def has_asset(name: str) -> bool:
 
 
 def asset(name: str) -> tuple[bytes, str]:
-    """One of the files that the page loads, and its type.
+    """The content and the type of a file that the page loads.
 
     Raises:
         ImportError: the package is not installed.
@@ -50,4 +50,4 @@ def asset(name: str) -> tuple[bytes, str]:
         file = folder.joinpath(name)
         if file.is_file():
             return file.read_bytes(), ASSETS[name]
-    raise ImportError("swagger-ui-bundle has no Swagger UI: pip install 'mm_hf[serve]' brings it.")
+    raise ImportError(f"swagger-ui-bundle has no file {name}: install it again with pip install 'mm_hf[serve]'.")

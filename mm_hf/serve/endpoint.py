@@ -1,4 +1,4 @@
-"""A checkpoint as a folder for Hugging Face's inference endpoints."""
+"""Writes a checkpoint as a folder for Hugging Face's inference endpoints."""
 
 import json
 import shutil
@@ -15,37 +15,40 @@ from .rows import keys_of
 
 
 HANDLER, REQUIREMENTS = "handler.py", "requirements.txt"
-TEXTS, FILES = "TEXTS = ()", "FILES = ()"  # lines of the template that are filled in
+TEXTS, FILES = "TEXTS = ()", "FILES = ()"  # lines of the template to fill in
 
 
 def write_handler(run: str, folder: str | Path) -> Path:
-    """Writes a checkpoint with the code that travels in it, and beside it `handler.py` and `requirements.txt`, as
-    Hugging Face's inference endpoints (`EndpointHandler`) take them. The folder needs nothing else: it can be copied
-    or uploaded, and mm_hf need not be installed.
+    """Writes a checkpoint with its code, and beside it `handler.py` and `requirements.txt` for Hugging Face's
+    inference endpoints (`EndpointHandler`). The folder is complete: it can be copied or uploaded, and mm_hf need not
+    be installed.
 
     Args:
         run: folder, or Hub id.
-        folder: is made, if it is not there; it must be no other checkpoint.
+        folder: an empty folder, a folder that does not exist yet, or an earlier handler folder.
 
     Returns:
         the path of the handler.
 
     Raises:
-        ValueError: the folder is the run itself, or holds something else.
-        OSError, ValueError: the run is no checkpoint.
+        ValueError: the folder is the run itself, or holds other files.
+        OSError, ValueError: the run is not a checkpoint.
     """
     target = Path(folder)
     if target.resolve() == Path(run).resolve():
         raise ValueError(f"{folder} is the run itself: name another folder for the handler.")
     if target.exists() and (not target.is_dir() or any(target.iterdir())) and not (target / HANDLER).is_file():
-        raise ValueError(f"{folder} is there and holds something else: name an empty folder.")
+        raise ValueError(f"{folder} exists and holds other files: name an empty folder.")
     config = MMFusionConfig.from_pretrained(run)
     name = (config.architectures or [""])[0]
     classes = {head.__name__: head for head in HEADS.values()}
     if name not in classes:
-        raise ValueError(f"{run} is a checkpoint of {name or config.model_type}; needed is one of {list(classes)}.")
+        raise ValueError(f"{run} is a checkpoint of {name or config.model_type}; allowed are {list(classes)}.")
     if outside := [key for key, known in keys_of(config).items() if known.modality.extra]:
-        raise ValueError(f"{run} reads {outside}, whose code comes from outside mm_hf and does not travel with it.")
+        raise ValueError(
+            f"{run} reads {outside}. Their code comes from outside mm_hf, so it is not in the checkpoint, and no "
+            "handler can be written. `mm_hf serve RUN --import FILE` serves such a run."
+        )
     target.mkdir(parents=True, exist_ok=True)
     classes[name].from_pretrained(run).save_pretrained(target)
     MMFusionProcessor.from_pretrained(run).save_pretrained(target)
@@ -66,7 +69,7 @@ def write_handler(run: str, folder: str | Path) -> Path:
 
 
 def requirements(config: MMFusionConfig) -> str:
-    """What the checkpoint needs, by the versions that wrote it."""
+    """The packages that the checkpoint requires, in the installed versions."""
     version = torch.__version__.partition("+")[0]
     lines = [f"transformers=={transformers.__version__}", f"torch=={version}", "pillow"]
     for known in {known.modality.name: known for known in keys_of(config).values()}.values():

@@ -1,4 +1,4 @@
-"""Encoded items that are kept, for those that come again: one picture with many questions, the same sound twice."""
+"""A cache of encoded items, for items that come again: one picture with many questions, or the same sound twice."""
 
 import hashlib
 from collections import OrderedDict
@@ -15,13 +15,13 @@ from ..models.modeling_outputs import EncoderStates
 
 
 class KeptItems:
-    """What the encoders of a model gave for items, by their content as it goes into the model.
+    """The encoder states of items. The key is the content of an item as it goes into the model.
 
     Args:
-        max_bytes: most that they may take; those that were asked for longest ago leave first.
+        max_bytes: maximum size of the cache. The least recently used items are removed first.
 
     Attributes:
-        reused, encoded: how many items were there, and how many were not.
+        reused, encoded: number of items that were in the cache, and that were not.
     """
 
     def __init__(self, max_bytes: int):
@@ -30,8 +30,8 @@ class KeptItems:
 
     @torch.no_grad()
     def encode(self, model: Any, batch: Mapping[str, Any]) -> dict[str, EncoderStates]:
-        """As `encode_batch`, which sees only the items that are not there yet. Numbers differ by the rounding of
-        batches of another size."""
+        """Like `encode_batch`, but only items that are not in the cache are encoded. Batches have other sizes then, so
+        numbers can differ by rounding."""
         states = {}
         seeded = model.config.seeded_encoders or ()
         for name in model.explained_base.encoders:
@@ -63,7 +63,7 @@ class KeptItems:
         return joined_states([known[key] for key in keys])
 
     def keep(self, key: tuple[str, bytes], kept: KeptStates):
-        """Keeps an item, and lets go of the oldest ones that have no room beside it."""
+        """Adds an item, and removes the least recently used items until the cache fits its size."""
         self.items[key] = kept
         self.bytes += count_bytes(kept[0])
         while self.bytes > self.max_bytes:
@@ -72,7 +72,7 @@ class KeptItems:
 
 
 def contents(inputs: Mapping[str, torch.Tensor]) -> Iterator[bytes]:
-    """By item what stands for its content: the same whatever it was padded to."""
+    """A digest of the content of each item. It does not depend on padding."""
     mask = next((values for name, values in inputs.items() if name.endswith("attention_mask")), None)
     for place in range(len(next(iter(inputs.values())))):
         digest = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""What a service takes on, and how it says no."""
+"""The limits of a service, and the error for refused requests."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,17 +6,17 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Limits:
-    """The most that a service takes on.
+    """The limits of a service.
 
     Args:
-        body_bytes: of one request.
-        rows: of one request.
-        queue: rows that wait, and requests that are in work; more are refused with 503.
-        seconds: for one request, from its first byte to its answer.
+        body_bytes: size of one request.
+        rows: rows of one request.
+        queue: waiting rows, and requests at the same time; more are refused with 503.
+        seconds: time for one request, from its first byte to its answer.
         pixels: of a picture, or of a frame of a video.
-        sound_seconds: of a sound, or of a video.
-        characters: of a text.
-        steps: of a series.
+        sound_seconds: length of a sound or video.
+        characters: length of a text.
+        steps: length of a series.
     """
 
     body_bytes: int = 20_000_000
@@ -29,19 +29,19 @@ class Limits:
     steps: int = 100_000
 
     def of_amount(self, name: str) -> tuple[float, str]:
-        """The most of what `ModalityReader.amounts` counts, and the flag that sets it; infinite for what nobody
-        limits."""
+        """The limit for an amount of `ModalityReader.amounts`, and the flag that sets it; infinite if there is no
+        limit."""
         field = "sound_seconds" if name == "seconds" else name
         return getattr(self, field, float("inf")), f"--max_{field}"
 
 
 class RefusedError(Exception):
-    """A request that is not answered.
+    """A request is refused.
 
     Args:
-        status: of HTTP.
-        kind: one word for metrics and logs, which holds nothing of the request.
-        message: a sentence for who asked.
+        status: HTTP status.
+        kind: one word for metrics and logs; it contains nothing of the request.
+        message: a sentence for the client.
         headers: of the answer.
     """
 
@@ -50,10 +50,10 @@ class RefusedError(Exception):
         self.status, self.kind, self.message, self.headers = status, kind, message, headers or {}
 
     def body(self) -> dict[str, Any]:
-        """What stands in the answer."""
+        """The body of the answer."""
         return error_body(self.kind, self.message)
 
 
 def error_body(kind: str, message: str) -> dict[str, Any]:
-    """How an error looks, of a request and of a row."""
+    """The form of an error, for requests and rows."""
     return {"error": {"kind": kind, "message": message}}

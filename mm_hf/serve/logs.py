@@ -1,4 +1,4 @@
-"""What a service writes down: ids, counts and milliseconds, and never what a row holds."""
+"""The log of a service: ids, counts and milliseconds, but never the content of a row."""
 
 import logging
 import traceback
@@ -8,16 +8,17 @@ logger = logging.getLogger("mm_hf.serve")
 
 
 def log_failure(what: str, error: BaseException):
-    """Notes a fault of ours: its type and where it happened, without its message, which may hold what a row does."""
+    """Logs an error of the service: its type and place. The message is left out, because it may contain data of a
+    row."""
     frames = traceback.extract_tb(error.__traceback__)[-4:]
     places = " < ".join(f"{frame.filename.rpartition('/')[2]}:{frame.lineno}" for frame in reversed(frames))
     logger.error("%s: %s at %s", what, type(error).__name__, places or "?")
-    if isinstance(error, ImportError):  # says what to install, and nothing of a row
+    if isinstance(error, ImportError):  # the message names a package, and contains no data of a row
         logger.error("%s", " ".join(str(error).split()))
 
 
 def log_to_stderr():
-    """One line a request on standard error, with its time."""
+    """Writes one line per request to standard error, with the time."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(handler)

@@ -1,5 +1,5 @@
-"""What is counted of a service, for Prometheus. Tasks, modalities and kinds of errors are labels; nothing that a
-request holds is."""
+"""The metrics of a service, for Prometheus. Labels are tasks, modalities and kinds of errors, never the content of a
+request."""
 
 from collections.abc import Iterable
 from functools import partial
@@ -12,11 +12,11 @@ SHARES = tuple(place / 10 for place in range(1, 11))
 
 
 class Metrics:
-    """The counters of one service, in a registry of their own.
+    """The counters of one service, in a separate registry.
 
     Args:
-        queue: gives the rows that wait.
-        requests: gives the requests that are in work.
+        queue: gives the number of waiting rows.
+        requests: gives the number of requests in progress.
     """
 
     def __init__(self, queue: Any, requests: Any):
@@ -28,20 +28,20 @@ class Metrics:
         )
         self.seconds = Histogram(
             "mm_hf_request_seconds",
-            "From a request's first byte to its answer.",
+            "Seconds from the first byte of a request to its answer.",
             ["route"],
             buckets=SECONDS,
             registry=registry,
         )
-        self.rows = Counter("mm_hf_rows", "Rows that were asked about.", ["route"], registry=registry)
+        self.rows = Counter("mm_hf_rows", "Rows in requests.", ["route"], registry=registry)
         self.errors = Counter(
             "mm_hf_errors", "Requests and rows without an answer, by kind.", ["kind"], registry=registry
         )
         self.batch_rows = Histogram(
-            "mm_hf_batch_rows", "Rows that went through the model together.", buckets=BATCHES, registry=registry
+            "mm_hf_batch_rows", "Rows per batch of the model.", buckets=BATCHES, registry=registry
         )
         self.batch_seconds = Histogram(
-            "mm_hf_batch_seconds", "Of the model for a batch.", buckets=SECONDS, registry=registry
+            "mm_hf_batch_seconds", "Seconds of the model per batch.", buckets=SECONDS, registry=registry
         )
         self.absent = Counter(
             "mm_hf_absent",
@@ -53,25 +53,25 @@ class Metrics:
         self.confidence = Histogram(
             "mm_hf_confidence", "Scores of the best classes, by task.", ["task"], buckets=SHARES, registry=registry
         )
-        in_work = Gauge("mm_hf_requests_in_work", "Requests that were taken on.", registry=registry)
+        in_work = Gauge("mm_hf_requests_in_work", "Requests in progress.", registry=registry)
         in_work.set_function(requests)
         Gauge("mm_hf_queue_rows", "Rows that wait for the model.", registry=registry).set_function(queue)
 
     def watch(self, kept: Any):
-        """Shows what happens to items that are kept, see `KeptItems`."""
+        """Adds the metrics of the cache of encoded items, see `KeptItems`."""
         from prometheus_client import Gauge
 
         shown = {
-            "reused": "Items that were there, and were not encoded again.",
+            "reused": "Items that came from the cache.",
             "encoded": "Items that were encoded.",
-            "bytes": "Memory that kept items take.",
+            "bytes": "Memory of the cache, in bytes.",
         }
         for name, text in shown.items():
             gauge = Gauge(f"mm_hf_kept_items_{name}", text, registry=self.registry)
             gauge.set_function(partial(getattr, kept, name))
 
     def read(self, absent: Iterable[str]):
-        """Counts a row that could be read, and the modalities that it lacks."""
+        """Counts a readable row, and the modalities that it lacks."""
         self.readable.inc()
         for name in absent:
             self.absent.labels(name).inc()
@@ -82,7 +82,7 @@ class Metrics:
         self.batch_seconds.observe(seconds)
 
     def text(self) -> tuple[bytes, str]:
-        """What a scraper reads, and its type."""
+        """The text for Prometheus, and its content type."""
         from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
         return generate_latest(self.registry), CONTENT_TYPE_LATEST

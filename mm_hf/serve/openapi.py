@@ -1,5 +1,5 @@
-"""The description of a service (OpenAPI 3.0, which the page of documentation can show), made from what its checkpoint
-reads and answers."""
+"""Describes a service in OpenAPI 3.0, from the inputs and answers of its checkpoint. The documentation page shows
+it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,27 +9,27 @@ from .rows import ROWS, Key
 from .service import Service
 
 
-MOST_LABELS = 200  # that are listed
+MOST_LABELS = 200  # maximum number of listed labels
 OPTIONS = {
-    "top_k": {"type": "integer", "minimum": 1, "nullable": True, "description": "how many answers; null: all"},
+    "top_k": {"type": "integer", "minimum": 1, "nullable": True, "description": "number of answers; null: all"},
     "coverage": {
         "type": "number",
         "minimum": 0.5,
         "maximum": 0.999,
-        "description": "in place of the best answers a set that holds the truth in this share of rows; of a "
-        "calibrated model",
+        "description": "for a calibrated model: instead of the best answers, the set of answers that contains the "
+        "truth in this share of rows",
     },
     "abstain_below": {
         "type": "number",
         "minimum": 0,
         "maximum": 1,
-        "description": "no answer (an empty list) where the best score is below",
+        "description": "give no answer (an empty list) if the best score is below this threshold",
     },
 }
 
 
 def describe(service: Service) -> dict[str, Any]:
-    """The whole description; the model has to be loaded."""
+    """The whole description. The model must be loaded before."""
     backend = service.backend
     options = {name: OPTIONS.get(name, {}) for name in backend.options}
     row = {
@@ -37,7 +37,7 @@ def describe(service: Service) -> dict[str, Any]:
         "properties": {key: item_schema(key, known, service) for key, known in service.keys.items()},
         "additionalProperties": False,
         "minProperties": 1,
-        "description": "Any of these may be left out or null: the model then answers without it.",
+        "description": "Each key may be left out or null. Then the model answers without it.",
     }
     asked = {
         "type": "object",
@@ -78,14 +78,14 @@ def describe(service: Service) -> dict[str, Any]:
         secured = {"security": [{"key": []}]}
     paths = {
         "/predict": {"post": operation("Answers rows.", "predict", {"answer": ref("Answer")}, secured)},
-        "/health": {"get": plain("Whether the process lives.", "health")},
-        "/ready": {"get": plain("Whether it answers: the model is loaded, and it is not stopping.", "ready")},
+        "/health": {"get": plain("Whether the process is running.", "health")},
+        "/ready": {"get": plain("Whether it can answer: the model is loaded, and it is not stopping.", "ready")},
         "/metrics": {"get": {**plain("Counts for Prometheus.", "metrics", "text/plain"), **secured}},
     }
     if backend.explains:
         paths["/explain"] = {
             "post": operation(
-                "Answers rows, and says what each modality gave to each answer.",
+                "Answers rows, and gives the contribution of each modality to each answer.",
                 "explain",
                 {"answer": ref("Answer"), "evidence": {"type": "object"}},
                 secured,
@@ -99,8 +99,8 @@ def describe(service: Service) -> dict[str, Any]:
         "info": {
             "title": service.settings.title,
             "version": __version__,
-            "description": f"A {type_of(backend.config)} that reads {', '.join(backend.config.modalities)}. Files are "
-            "sent as their bytes, in base 64 or as uploads of a form; paths and addresses are not opened.",
+            "description": f"A {type_of(backend.config)} that reads {', '.join(backend.config.modalities)}. Send the "
+            "bytes of files, in base 64 or as uploads of a form. Paths and URLs are not opened.",
         },
         "paths": paths,
         "components": components,
@@ -113,22 +113,22 @@ def type_of(config: Any) -> str:
 
 
 def ref(name: str) -> dict[str, str]:
-    """A schema by its name."""
+    """A reference to a schema."""
     return {"$ref": f"#/components/schemas/{name}"}
 
 
 def item_schema(key: str, known: Key, service: Service) -> dict[str, Any]:
-    """What a row may have under a key."""
+    """The schema of a row's value for a key."""
     schema = dict(known.reader.request_schema(service.backend.processor, key))
     places = known.modality.places(service.backend.config)
     if places > 1 and known.modality.several_places:
         several = {"type": "array", "maxItems": places, "items": {**schema, "nullable": True}}
-        return {"anyOf": [schema, several], "description": f"{places} {known.modality.items} at most, in their places"}
+        return {"anyOf": [schema, several], "description": f"at most {places} {known.modality.items}, in order"}
     return {**schema, "nullable": True} if "type" in schema else schema
 
 
 def field_schema(key: str, known: Key, service: Service) -> dict[str, Any]:
-    """The same in a form."""
+    """The schema of a form's field for a key."""
     if known.reader.files:
         return {"type": "string", "format": "binary"}
     schema = known.reader.request_schema(service.backend.processor, key)
@@ -141,16 +141,16 @@ def operation(summary: str, name: str, answer: Mapping[str, Any], secured: dict[
     answered = {
         "type": "object",
         "required": ["answers"],
-        "properties": {"answers": {"type": "array", "items": row, "description": "one for each row, in their order"}},
+        "properties": {"answers": {"type": "array", "items": row, "description": "one answer per row, in order"}},
     }
     refused = {
-        "400": "the body is no JSON, or no form",
+        "400": "the body is not valid JSON, or not a valid form",
         "401": "the key is missing or wrong",
-        "408": "the body came too slowly",
+        "408": "the body arrived too slowly",
         "413": "the body is too large, or has too many rows",
-        "415": "the body is of another type",
-        "422": "no row could be answered; where some could, the others have their error in their place and the "
-        "status is 200",
+        "415": "the type of the body is not supported",
+        "422": "no row could be answered; if some rows could be answered, the status is 200, and the other rows have "
+        "an error instead of an answer",
         "503": "busy, loading or stopping; see Retry-After",
         "504": "it took too long",
     }
@@ -178,18 +178,18 @@ def operation(summary: str, name: str, answer: Mapping[str, Any], secured: dict[
 
 
 def plain(summary: str, name: str, kind: str = "application/json") -> dict[str, Any]:
-    """A route that takes nothing."""
+    """A route without inputs."""
     schema = {"type": "string"} if kind != "application/json" else {"type": "object"}
-    said = {"description": "as it says", "content": {kind: {"schema": schema}}}
+    said = {"description": "the state, as described above", "content": {kind: {"schema": schema}}}
     return {"summary": summary, "operationId": name, "responses": {"200": said}}
 
 
 def answer_schema(value: Any, closed: bool) -> dict[str, Any]:
-    """What answers look like, as one with everything in it tells.
+    """The schema of answers, derived from one complete answer.
 
     Args:
         value: an answer with all labels.
-        closed: texts in it are labels, and there are no others.
+        closed: whether the texts in it are all possible labels.
     """
     if isinstance(value, Mapping):
         named = {str(key): answer_schema(one, closed) for key, one in value.items()}
@@ -207,7 +207,7 @@ def answer_schema(value: Any, closed: bool) -> dict[str, Any]:
 
 
 def answer_schema_of(values: list[Any], closed: bool) -> dict[str, Any]:
-    """What a value of an answer may be, of all that it can be."""
+    """The schema of a value in an answer, from all its possible values."""
     first = values[0]
     if isinstance(first, str):
         listed = closed and len(values) <= MOST_LABELS

@@ -1,4 +1,5 @@
-"""The server: it listens at once, loads the model meanwhile, and stops when what it took on is answered."""
+"""The server. It listens at once while the model loads. To stop, it first answers the requests that it has
+accepted."""
 
 import logging
 import os
@@ -21,17 +22,17 @@ def check_packages():
     """Refuses to start without the packages of a server.
 
     Raises:
-        ValueError: naming them and how to install them.
+        ValueError: with the missing packages, and how to install them.
     """
     if missing := [name.replace("_", "-") for name in PACKAGES if find_spec(name) is None]:
-        raise ValueError(f"A server needs {', '.join(missing)}, not installed here: pip install 'mm_hf[serve]'.")
+        raise ValueError(f"A server requires {', '.join(missing)}, not installed here: pip install 'mm_hf[serve]'.")
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens; port 0 is any free one.
+    """A listening socket; port 0 means any free port.
 
     Raises:
-        ValueError: the port is taken, or the host is none of this machine's.
+        ValueError: the port is taken, or the host is not an address of this machine.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     server = socket.socket(family, socket.SOCK_STREAM)
@@ -42,7 +43,7 @@ def listen(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         server.close()
         raise ValueError(
-            f"The server cannot listen on {host} port {port}: {error}. --port 0 takes a free one."
+            f"The server cannot listen on {host} port {port}: {error}. --port 0 takes a free port."
         ) from None
     return server
 
@@ -51,8 +52,8 @@ def serve(settings: Settings, make_backend: Callable[[], Backend], sock: socket.
     """Serves until SIGTERM or Ctrl-C.
 
     Args:
-        settings: how.
-        make_backend: loads the model, in a thread of its own.
+        settings: of the service.
+        make_backend: loads the model, in a separate thread.
         sock: see `listen`.
 
     Raises:
@@ -66,12 +67,12 @@ def serve(settings: Settings, make_backend: Callable[[], Backend], sock: socket.
     failures: list[BaseException] = []
 
     class Server(uvicorn.Server):
-        """Goes on answering what it took on after the first signal, and refuses the rest; ends at the second one."""
+        """After the first signal, it answers accepted requests and refuses new ones. The second signal ends it."""
 
         def handle_exit(self, sig: int, frame) -> None:
             if service.stopping:
                 os._exit(128 + sig)
-            logger.info("stopping: %d requests in work", service.in_work)
+            logger.info("stopping: %d requests in progress", service.in_work)
             service.stop()
 
         async def on_tick(self, counter: int) -> bool:
@@ -84,17 +85,17 @@ def serve(settings: Settings, make_backend: Callable[[], Backend], sock: socket.
         except BaseException as error:
             failures.append(error)
         else:
-            logger.info("ready: %s, %d threads of torch", settings.title, torch.get_num_threads())
+            logger.info("ready: %s, %d torch threads", settings.title, torch.get_num_threads())
 
     config = uvicorn.Config(
         make_app(service),
         log_config=None,
-        access_log=False,  # it would note addresses of clients
+        access_log=False,  # it would log the addresses of clients
         lifespan="off",
         server_header=False,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=5,
-        # It holds requests back at the socket where there are more than it could even refuse.
+        # The socket holds requests back if there are more than the server can even refuse.
         backlog=2048,
     )
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)

@@ -1,4 +1,4 @@
-"""What a service does with a request, whatever way it came: takes it on or not, reads its rows, has them answered."""
+"""The service behind the routes: it accepts or refuses a request, reads its rows, and gets their answers."""
 
 import asyncio
 import threading
@@ -16,20 +16,20 @@ from .metrics import Metrics
 from .rows import ReadRow, Request, keys_of, read_row
 
 
-READERS = 4  # threads that decode
-BODIES = 16  # of the largest size that may be in memory at one time
+READERS = 4  # threads that decode rows
+BODIES = 16  # number of bodies of the largest size that may be in memory at the same time
 BAD_ROW, FAILED = "bad_row", "failed"
 
 
 @dataclass
 class Settings:
-    """How a service works.
+    """The settings of a service.
 
     Args:
-        limits: what it takes on.
+        limits: its limits.
         max_batch, max_wait: see `Batcher`.
-        api_key: that requests must name; None: none.
-        docs: whether it shows its page of documentation.
+        api_key: the key that requests must send; None: no key.
+        docs: whether it serves a documentation page.
         title: of that page.
     """
 
@@ -42,8 +42,8 @@ class Settings:
 
 
 class Service:
-    """A model that answers requests. It is made before the model is there, and refuses requests until `open` has
-    loaded it and until it stops."""
+    """A model that answers requests. The service exists before the model is loaded. It refuses requests before `open`
+    has loaded the model, and after it has begun to stop."""
 
     def __init__(self, settings: Settings):
         self.settings, self.limits = settings, settings.limits
@@ -53,19 +53,19 @@ class Service:
         self.batcher: Batcher | None = None
         self.stopping = False
         self.counting = threading.Lock()
-        self.example: dict[str, Any] = {}  # a row, and what an answer looks like
+        self.example: dict[str, Any] = {}  # an example row; its answer is in `example_answer`
         self.example_answer: Any = None
 
     @property
     def ready(self) -> bool:
-        """Whether it answers."""
+        """Whether it can answer requests."""
         return self.batcher is not None and not self.stopping
 
     def open(self, make_backend: Callable[[], Backend]):
-        """Loads the model and asks it once, so that the first request does not wait for it.
+        """Loads the model and answers an example, so that the first request is not slow.
 
         Raises:
-            OSError, ValueError: it is no checkpoint, or what is asked of it does not fit.
+            OSError, ValueError: it is not a checkpoint, or a setting does not fit.
         """
         self.backend = backend = make_backend()
         if (kept := getattr(backend, "kept_items", None)) is not None:
@@ -84,10 +84,10 @@ class Service:
         )
 
     def warm_up(self):
-        """Answers the example, alone and in the largest batch, whose memory is then at hand.
+        """Answers the example alone, and in the largest batch, so that its memory is allocated.
 
         Raises:
-            ValueError: it cannot be answered: so will no other row.
+            ValueError: the example cannot be answered, so no other row can be answered either.
         """
         every = {"top_k": None} if "top_k" in self.backend.options else {}
         for rows in sorted({1, self.settings.max_batch}):
@@ -95,11 +95,11 @@ class Service:
             bad = [row for row in read if isinstance(row, RowError)]
             answers = bad or self.backend.answer([row.loaded for row in read], [every] * rows)
             if isinstance(answers[0], RowError):
-                raise ValueError(f"the model cannot answer a plain row: {answers[0].message}")
+                raise ValueError(f"the model cannot answer an example row: {answers[0].message}")
             self.example_answer = answers[0].value
 
     def stop(self):
-        """Takes on no more; what was taken on is answered."""
+        """Stops accepting requests. Accepted requests are still answered."""
         self.stopping = True
 
     def close(self):
@@ -112,20 +112,20 @@ class Service:
     # ---- One request
 
     def check_ready(self):
-        """Refuses what comes before it is ready, and while it stops."""
+        """Refuses requests before the service is ready, and while it stops."""
         if self.stopping:
             raise RefusedError(
                 503, "stopping", "The service is stopping.", {"Retry-After": "5", "Connection": "close"}
             )
         if self.batcher is None:
-            raise RefusedError(503, "loading", "The model is being loaded.", {"Retry-After": "5"})
+            raise RefusedError(503, "loading", "The model is still loading. Try again in 5 s.", {"Retry-After": "5"})
 
     @contextmanager
     def taken_on(self):
-        """Counts a request as long as it is in work.
+        """Counts a request while it is in progress.
 
         Raises:
-            RefusedError: it is not ready, or there are too many.
+            RefusedError: the service is not ready, or there are too many requests.
         """
         self.check_ready()
         with self.counting:
@@ -142,23 +142,23 @@ class Service:
                 self.bytes_in_work -= work.size
 
     def full(self) -> RefusedError:
-        """The answer where there is no room."""
+        """The error if the service is full."""
         waiting, batcher = len(self.batcher or ()), self.batcher
         seconds = 1 if batcher is None else max(1, round(waiting * batcher.seconds_a_row))
-        message = f"The service is busy: {waiting} rows wait. Try again in {seconds} s."
+        message = f"The service is busy: {waiting} rows are waiting. Try again in {seconds} s."
         return RefusedError(503, "busy", message, {"Retry-After": str(seconds)})
 
     async def answer(self, request: Request, work: "Work", evidence: bool) -> tuple[int, dict[str, Any]]:
-        """The status of a request and what its answer holds: the answers to its rows, each in its place.
+        """The status and the body of the answer to a request. The answers are in the order of the rows.
 
         Raises:
-            RefusedError: its options are wrong, it asks for evidence that there is not, or there is no room for its
-                rows.
+            RefusedError: its options are wrong, the backend gives no evidence, or there is no room for its rows.
         """
         loop = asyncio.get_running_loop()
         if evidence and not self.backend.explains:
             name = self.backend.name
-            message = f"This service answers by {name}, which gives no evidence: ask /predict, or a service of torch."
+            message = f"This service uses the backend {name}, which gives no evidence: use /predict, or a service "
+            message += "with the backend torch."
             raise RefusedError(422, "no_evidence", message)
         try:
             self.backend.check_options(request.options)
@@ -187,7 +187,7 @@ class Service:
         return status_of(placed), {"answers": [self.said(answer) for answer in placed]}
 
     def said(self, answer: Answer | RowError) -> dict[str, Any]:
-        """The answer to a row, as a client reads it."""
+        """The answer to a row, in the form for the client."""
         if isinstance(answer, RowError):
             kind = FAILED if answer.ours else BAD_ROW
             self.metrics.errors.labels(kind).inc()
@@ -199,7 +199,7 @@ class Service:
 
 
 class Work:
-    """One request that is in work: how large it is, and whether its rows are still being read."""
+    """One request in progress: its size, and whether its rows are still being read."""
 
     def __init__(self, service: Service):
         self.service, self.size, self.reading = service, 0, True
@@ -210,7 +210,7 @@ class Work:
         """Counts bytes of its body.
 
         Raises:
-            RefusedError: there are too many in memory.
+            RefusedError: there are too many bytes in memory.
         """
         service = self.service
         with service.counting:
@@ -220,7 +220,7 @@ class Work:
         self.size += size
 
     def is_read(self):
-        """Its rows wait for the model, or it has come to an end."""
+        """Notes that reading has ended: its rows wait for the model, or the request has ended."""
         if self.reading:
             self.reading = False
             with self.service.counting:
@@ -230,7 +230,7 @@ class Work:
 
 
 def status_of(answers: Sequence[Answer | RowError]) -> int:
-    """200 where a row was answered; else 422, or 500 where it is our fault."""
+    """200 if at least one row was answered; otherwise 422, or 500 if the error is in the service."""
     errors = [answer for answer in answers if isinstance(answer, RowError)]
     if len(errors) < len(answers):
         return 200
@@ -238,7 +238,7 @@ def status_of(answers: Sequence[Answer | RowError]) -> int:
 
 
 def example_row(backend: Backend) -> dict[str, Any]:
-    """A row as a request may bring it; empty where no modality of the model has an example."""
+    """An example row for requests; empty if no modality of the model has an example."""
     row = {}
     for key, known in keys_of(backend.config).items():
         if known.modality.row_keys[0] == key:

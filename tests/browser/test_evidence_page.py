@@ -85,9 +85,9 @@ def test_what_a_row_lacks(opened, width):
         said.append(page.inner_text("main"))
         assert page.evaluate("document.documentElement.scrollWidth") <= width
     first, second, third = said
-    for part in ("Ask for audio first", "+0.21", "+0.13", "together: +0.31", "30 %", "a score of 0.84", "0.62"):
+    for part in ("Ask for audio first", "+0.21", "+0.13", "together: +0.31", "30 %", "final score is 0.84", "0.62"):
         assert part in first, part
-    assert "Ask for nothing: none of them is worth its price" in second
+    assert "Ask for nothing: no missing modality is worth its price" in second
     assert "unknown" in second
     assert "ask for next" not in third
 

@@ -247,7 +247,7 @@ def test_data_that_are_gone(run, tmp_path):
     assert checkpoint.examples(4, tmp_path) == []
     assert [field.label for field in checkpoint.fields] == ["Photo", "Text"]
     assert checkpoint.answerer().explainer.background is None
-    assert any("not at hand" in note for note in checkpoint.notes)
+    assert any("not available" in note for note in checkpoint.notes)
 
 
 # --- A Space

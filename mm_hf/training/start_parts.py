@@ -61,9 +61,7 @@ OF_THE_CUT = (
     *("split_seed", "validation_fraction", "test_fraction", "group_column", "time_column"),
     *("image_column", "image_id_column", "audio_column", "video_column"),
 )
-# Numbers may be in another unit if their mean is off by so many standard deviations, or if their standard deviation
-# differs by this factor.
-OTHER_UNIT = 10
+OTHER_UNIT = 10  # standard deviations that a mean is off, or the factor between two of them: perhaps another unit
 
 
 # The processor
@@ -161,8 +159,7 @@ def new_encoders(start: Start, data_args: DataArguments) -> list[str]:
 
 
 def choose_table(start: Start, schema: TableSchema | None) -> TableSchema | None:
-    """The checkpoint's schema if the new rows have the same columns of the same kinds; else the schema of the new
-    rows."""
+    """The checkpoint's schema if the new rows have the same columns of the same kinds; else that of the new rows."""
     old = start.processor.table_schema
     if schema is None or old is None:
         return schema
@@ -219,8 +216,7 @@ def choose_series(start: Start, scaler: SeriesScaler | None) -> SeriesScaler | N
 
 
 def choose_extra(start: Start, name: str, part: Any) -> Any:
-    """The processor part of a modality from outside: the checkpoint's if it has that modality, else the part that was
-    fitted on the new rows."""
+    """The processor part of a modality from outside: the checkpoint's, or else the one fitted on the new rows."""
     if name not in start.config.modalities:
         return part
     old = start.processor.extra_parts.get(name)

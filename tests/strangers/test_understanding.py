@@ -166,7 +166,10 @@ def test_an_index_is_an_id(frame):
         ([1951 + place * 3 % 60 for place in range(80)], "numbers from 1951 to 2008"),
         ([12000 + place * 71 % 997 * 9 for place in range(80)], "numbers from 12,000 to 20,946"),
         ([f"{place}.5%" for place in range(40)], "numbers from 0.5 to 39.5, in %"),
-        ([f"{place + 1},250" for place in range(40)], "numbers such as '1,250', whose decimals --decimal has to name"),
+        (
+            [f"{place + 1},250" for place in range(40)],
+            "numbers such as '1,250'; --decimal must say what begins the decimals",
+        ),
     ],
 )
 def test_numbers_are_said_as_people_write_them(values, said):

@@ -107,7 +107,7 @@ class TableReader(ModalityReader):
             if sample.numbers is None:
                 return Evidence("number", "table", f"numbers written for people, such as {sample.values[0]}")
             if sample.either:
-                why = f"numbers such as {sample.values[0]!r:.20}; set --decimal to the mark before the decimals"
+                why = f"numbers such as {sample.values[0]!r:.20}; --decimal must say what begins the decimals"
                 return Evidence("number", "table", why)
             unit = f", in {sample.unit}" if sample.unit else ""
             return Evidence("number", "table", f"numbers from {sample.span()}{unit}")

@@ -1,15 +1,14 @@
-"""What a stranger gets who gives rows and no setting: the defaults beside `--fusion auto`, concat, a straight line,
+"""The score that users get without any setting: the defaults, compared with `--fusion auto`, concat, a linear model,
 and each modality alone, on seven data sets. Prints a table.
 
-    python benchmarks/defaults.py                                  # what the JSON does not have, seed 0
+    python benchmarks/defaults.py                                  # the runs that the JSON lacks, seed 0
     python benchmarks/defaults.py --data houses openmoji_category --seeds 0 1 2
     python benchmarks/defaults.py --every_setting --data houses --seeds 0 1 2    # all eighteen settings of the search
-    python benchmarks/defaults.py --write_table                    # Markdown and plot of what is there, run nothing
+    python benchmarks/defaults.py --write_table                    # only writes table and plot of known results
 
-Columns are named as the recipes name them, encoders by MM_HF_ENCODERS, all else is left to the package. Each setting
-is a process of its own on one thread. Features of encoders are kept on disk: a run of one step encodes first, and a
-second one tells what a start costs. The table's CPU seconds are those of a process without that start, and without
-floors.
+Columns are named as in the recipes, encoders by MM_HF_ENCODERS; everything else is left to the package. Each setting
+runs in its own process, on one thread. Features of encoders are cached on disk: a first run of one step encodes, and a
+second one measures the time to start. The CPU seconds in the table exclude this time and the floors.
 """
 
 import argparse
@@ -59,7 +58,7 @@ DATA: dict[str, list[str]] = {
 }
 SETTINGS: dict[str, list[str]] = {
     "default": ["--floors", "false"],
-    # The same once more. Models of one modality get the whole budget, as the model of all has it.
+    # The same with the whole budget: models with one modality get the same budget as the model with all.
     "floors": ["--floor_budget", "1"],
     "auto": ["--fusion", "auto", "--floors", "false"],
     "concat": ["--fusion", "concat", "--floors", "false"],
@@ -86,7 +85,7 @@ def train(words: list[str], folder: Path, seed: int) -> tuple[dict[str, Any], fl
 
 
 def scores_of(results: dict[str, Any]) -> dict[str, Any]:
-    """What a run says of its score, and of what the score is held against."""
+    """The score of a run, and its floors."""
     metric, value = next(iter(results["metrics"].items()))
     kept = {"metric": metric, "score": value, "floors": results["floors"], "validation": results.get("validation")}
     lines = [line for line in results["comparisons"] if line["floor"] == "linear"]
@@ -101,7 +100,7 @@ def read_runs() -> list[dict[str, Any]]:
 
 
 def known(**key: Any) -> dict[str, Any] | None:
-    """The run of this key, where it was made."""
+    """The run with this key, if it exists."""
     return next((run for run in read_runs() if key.items() <= run.items()), None)
 
 
@@ -151,7 +150,7 @@ def cells(data: str, runs: list[dict[str, Any]]) -> list[str]:
 
 
 def markdown(runs: list[dict[str, Any]]) -> str:
-    """The table: a row a data set, the mean over the seeds, in brackets the CPU seconds."""
+    """The table: one row per data set, with means over the seeds, and CPU seconds in brackets."""
     names = [
         "data",
         "default",
@@ -171,7 +170,7 @@ def markdown(runs: list[dict[str, Any]]) -> str:
 
 
 def gone(data: str, runs: list[dict[str, Any]]) -> dict[str, float]:
-    """The share of the constant guess's error that each setting takes away: 0 is that guess, 1 is never wrong."""
+    """How much each setting reduces the error of the constant guess, as a share: 0 is the guess, 1 is no error."""
     whole = [run for run in runs if run["data"] == data]
     floors = next(run["floors"] for run in whole if run["setting"] == "floors")
     lower = "mean" in floors
@@ -184,14 +183,14 @@ def gone(data: str, runs: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def plot(runs: list[dict[str, Any]], theme: str, path: Path):
-    """A line a data set: the floors, and what the defaults and the search reach."""
+    """One line per data set: the floors, and the scores of the defaults and of the search."""
     import matplotlib
     from matplotlib.figure import Figure
 
     ink, page = {"light": ("#1f2328", "#ffffff"), "dark": ("#e6edf3", "#0d1117")}[theme]
     styles = {
         "best modality alone": ("D", "#8c959f", "best modality alone"),
-        "linear": ("|", "#bc4c00" if theme == "light" else "#f0883e", "straight line on the same features"),
+        "linear": ("|", "#bc4c00" if theme == "light" else "#f0883e", "linear model on the same features"),
         "auto": ("o", "#8250df" if theme == "light" else "#bc8cff", "mm_hf, --fusion auto"),
         "default": ("o", "#0969da" if theme == "light" else "#58a6ff", "mm_hf, defaults"),
     }
@@ -210,7 +209,7 @@ def plot(runs: list[dict[str, Any]], theme: str, path: Path):
         axes.set_yticks(range(len(shown)), [data.replace("_", " ") for data in shown])
         axes.invert_yaxis()
         axes.set_xlim(-0.02, 1.02)
-        axes.set_xlabel("share of the constant guess's error that is gone (0: the guess, 1: never wrong)", color=ink)
+        axes.set_xlabel("reduction of the constant guess's error (0: the guess, 1: no error)", color=ink)
         axes.tick_params(colors=ink)
         axes.grid(alpha=0.3)
         for spine in axes.spines.values():
@@ -226,8 +225,8 @@ def main():
     parser.add_argument("--data", nargs="+", choices=list(DATA), default=list(DATA), help="left out, all")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="left out, 0")
     parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS), help="left out, all")
-    parser.add_argument("--every_setting", action="store_true", help="also all that --fusion auto tries, to the end")
-    parser.add_argument("--write_table", action="store_true", help="print the table of what is there, run nothing")
+    parser.add_argument("--every_setting", action="store_true", help="also train all settings of --fusion auto")
+    parser.add_argument("--write_table", action="store_true", help="only print the table of known results")
     arguments = parser.parse_args()
     for data in arguments.data if not arguments.write_table else []:
         run_once(data, "encode", STEP, 0)

@@ -1,18 +1,19 @@
-"""One answer in service: the pipeline in float32 and bfloat16 beside the export in float32 and in 8 bits, on rows of
-the test part of trained runs.
+"""Speed and memory of answers: the pipeline in float32 and bfloat16, compared with the export in float32 and in 8
+bits, on test rows of trained runs.
 
     mm_hf train mm_hf/recipes/smart_home.yaml --output_dir runs/smart_home
     python benchmarks/answers.py runs/smart_home runs/easy_vqa --write
     python benchmarks/answers.py runs/smart_home --rounds 3 --rows 100     # a short trial
-    python benchmarks/answers.py --write_table                             # Markdown of what is there, run nothing
+    python benchmarks/answers.py --write_table                             # only prints the table of known results
 
-Each backend is a process of its own on as many threads as asked. All of them are asked in turn, from the file of a
-picture or a sound to the spelled-out answer, so that what else the machine does falls on all: seconds of one row and
-of 32, wall and processor. Memory is the largest resident set of each process. All rows are answered by each once, in
-batches of 32: the share of best answers that are those of the pipeline, and the paired difference of the accuracy.
+Each backend runs in its own process, with --threads threads. They are measured in turn, from the file of a picture or
+sound to the final answer, so that other load on the machine affects all of them. Measured are wall seconds and CPU
+seconds for one row and for 32 rows, and the largest resident set of each process. Each backend also answers all rows
+once, in batches of 32: this gives the share of best answers that agree with the pipeline, and the paired difference in
+accuracy.
 """
 
-# A process that answers imports what its backend needs, and no more: its memory is measured.
+# A process that answers imports only what its backend needs, because its memory is measured.
 import argparse
 import base64
 import json
@@ -29,7 +30,7 @@ from typing import Any
 REPORT = Path(__file__).resolve().parent / "results/answers.json"
 BACKENDS = ("torch", "torch bf16", "onnx", "onnx int8")
 BATCH = 32
-# Of a recipe the key of a column, and what a row of a pipeline calls it.
+# Recipe keys of columns, and the matching keys of a pipeline's row.
 KEYS = {"image_column": "image", "audio_column": "audio", "text_column": "text"}
 
 
@@ -37,7 +38,7 @@ KEYS = {"image_column": "image", "audio_column": "audio", "text_column": "text"}
 
 
 def opened(backend: str, run: Path, threads: int) -> Any:
-    """What answers rows."""
+    """The model of a backend: a function that answers rows."""
     if backend.startswith("torch"):
         import torch
 
@@ -53,7 +54,7 @@ def opened(backend: str, run: Path, threads: int) -> Any:
 
 
 def folder_of(backend: str, run: Path) -> Path:
-    """Where the export of a run is."""
+    """The folder of a run's export."""
     return run / ("onnx-int8" if backend.endswith("int8") else "onnx")
 
 
@@ -65,7 +66,7 @@ def best(answers: Any) -> str:
 
 
 def work(backend: str, run: Path, threads: int, file: Path) -> None:
-    """Answers what the standard input asks for: `all`, or the number of the first row and how many."""
+    """Reads requests from standard input: `all`, or the number of the first row and the number of rows."""
     rows = [{key: from_json(value) for key, value in row.items()} for row in json.loads(file.read_text())]
     began = time.perf_counter()
     answer = opened(backend, run, threads)
@@ -84,13 +85,13 @@ def work(backend: str, run: Path, threads: int, file: Path) -> None:
 
 
 def most_memory() -> float:
-    """The largest resident set of this process, in MB; `getrusage` would count that of its parent before `exec`."""
+    """The largest resident set of this process, in MB. (`getrusage` would include its parent before `exec`.)"""
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
     return int(line.split()[1]) / 1024
 
 
 def from_json(value: Any) -> Any:
-    """A value of a row, whose files are bytes."""
+    """A value of a row, with files as bytes."""
     return base64.b64decode(value["base64"]) if isinstance(value, dict) and set(value) == {"base64"} else value
 
 
@@ -104,7 +105,7 @@ def batch(answer: Any, rows: list[dict[str, Any]], start: int, count: int) -> li
 
 
 def as_json(value: Any) -> Any:
-    """What a request holds: a file in base 64, or a text."""
+    """A value as JSON: a file in base 64, or a text."""
     if not isinstance(value, dict):
         return value
     content = value["bytes"] if value["bytes"] is not None else Path(value["path"]).read_bytes()
@@ -112,7 +113,7 @@ def as_json(value: Any) -> Any:
 
 
 def rows_of(run: Path, most: int) -> tuple[list[dict[str, Any]], list[str]]:
-    """The first rows of the test part of a run, as a request brings them, and what their labels are called."""
+    """The first rows of a run's test part, in the form of a request, and the names of their labels."""
     import datasets
 
     recipe = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
@@ -165,7 +166,7 @@ class Worker:
 
 
 def export(run: Path):
-    """Both exports of a run, where they are not there yet."""
+    """Makes both exports of a run, if they do not exist yet."""
     for backend in ("onnx", "onnx int8"):
         folder = folder_of(backend, run)
         if not folder.exists():
@@ -174,7 +175,7 @@ def export(run: Path):
 
 
 def megabytes_on_disk(backend: str, run: Path) -> float:
-    """Of what an answer needs: weights or graphs, and the files beside them."""
+    """The size of the files that are needed to answer: weights or graphs, and the files beside them."""
     if backend.startswith("torch"):
         files = [*run.glob("*.safetensors"), *run.glob("*.json"), *run.glob("*.txt")]
     else:
@@ -183,7 +184,7 @@ def megabytes_on_disk(backend: str, run: Path) -> float:
 
 
 def measure(run: Path, threads: int, most: int, rounds: int) -> dict[str, Any]:
-    """All backends of one run, asked in turn."""
+    """Measures all backends of one run, in turn."""
     import torch
 
     from mm_hf.evaluation.paired import paired_differences
@@ -247,7 +248,7 @@ def at(samples: list[dict[str, float]], share: float, clock: str = "wall") -> fl
 
 
 def table(reports: list[dict[str, Any]]) -> str:
-    """Markdown: a row a run and backend."""
+    """The table in Markdown, one row per run and backend."""
     names = ["run, backend", "one row, ms: p50 / p95", "× torch", f"{BATCH} rows, ms: p50 / p95", "rows a second"]
     names += ["memory, MB", "on disk, MB", "as torch", "accuracy", "- torch [95 %], points"]
     lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
@@ -272,11 +273,11 @@ def table(reports: list[dict[str, Any]]) -> str:
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="*", type=Path, help="folders of runs of classes, with recipe.json")
-    parser.add_argument("--threads", type=int, default=1, help="of each process; default: %(default)s")
-    parser.add_argument("--rows", type=int, default=500, help="of the test part, at most; default: %(default)s")
-    parser.add_argument("--rounds", type=int, default=15, help="default: %(default)s")
-    parser.add_argument("--write", action="store_true", help="keep the figures in results/answers.json")
-    parser.add_argument("--write_table", action="store_true", help="print the table of what is there, run nothing")
+    parser.add_argument("--threads", type=int, default=1, help="threads per process; default: %(default)s")
+    parser.add_argument("--rows", type=int, default=500, help="at most so many test rows; default: %(default)s")
+    parser.add_argument("--rounds", type=int, default=15, help="rounds of timing; default: %(default)s")
+    parser.add_argument("--write", action="store_true", help="write the results to results/answers.json")
+    parser.add_argument("--write_table", action="store_true", help="only print the table of known results")
     parser.add_argument("--backend", choices=BACKENDS, help=argparse.SUPPRESS)
     parser.add_argument("--rows_file", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()

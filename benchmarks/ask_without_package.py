@@ -1,8 +1,8 @@
-"""Asks a checkpoint about one row as someone does who has transformers and not mm_hf.
+"""Asks a checkpoint about one row, like a user who has transformers but not mm_hf.
 
 python -I ask_without_package.py CHECKPOINT ROW.json [TASK]
 
-Prints the answer of the checkpoint's own pipeline as JSON; TASK says which, where it has several.
+Prints the answer of the checkpoint's own pipeline as JSON. If the checkpoint has several pipelines, TASK names one.
 """
 
 import json

@@ -1,11 +1,11 @@
-"""Category and price as two tasks, the price as it stands, beside each learned alone: do they get in each other's way?
+"""Two tasks, category and price (not rescaled), trained together and each alone: do they harm each other?
 
     mm_hf prepare openmoji data/openmoji
-    python benchmarks/catalogue.py                       # three seeds, some ten minutes; what is there is kept
+    python benchmarks/catalogue.py                       # three seeds, about ten minutes; finished runs are kept
 
-A made catalogue: OpenMoji's pictures and names, its ten categories, and a price from 2 to some 500 that depends on the
-category and on how much of the picture is inked, with noise of some 12 %. A loss of squared prices would be a thousand
-times that of the categories. Writes `results/catalogue.json`.
+A generated catalogue: OpenMoji's pictures and names, its ten categories, and a price from 2 to about 500. The price
+depends on the category and on how much of the picture is inked, with about 12 % noise. A loss on squared prices would
+be a thousand times the loss of the categories. Writes `results/catalogue.json`.
 """
 
 import argparse
@@ -34,7 +34,7 @@ TASKS = {"category": ["category"], "price": ["price"], "both": ["category", "pri
 
 
 def make_catalogue():
-    """The rows with their price, once."""
+    """Makes the rows with their price, once."""
     if DATA.exists():
         return
     parts = load_from_disk(str(ROOT / "data/openmoji"))
@@ -47,7 +47,7 @@ def make_catalogue():
 
 
 def prepare(labels: list[str], seed: int, cache: FeatureCache | None, budget: list[str]) -> Run:
-    """One run: what was encoded before is not encoded again."""
+    """One run. Items that were encoded before are not encoded again."""
     words = [str(ROOT / "training/recipes/openmoji_category.yaml"), "--dataset", str(DATA), "--seed", str(seed)]
     words += ["--label_column", *labels, "--test_fraction", "0.25", "--floors", "false", "--report_to", "none"]
     words += [
@@ -64,7 +64,7 @@ def prepare(labels: list[str], seed: int, cache: FeatureCache | None, budget: li
 
 
 def scores(run: Run) -> dict[str, float]:
-    """Accuracy of the category and RMSE of the price on the test part, those that there are."""
+    """Accuracy of the category and RMSE of the price on the test part, for the tasks of the run."""
     predictions, _ = evaluate(run, run.model, run.collator, "test")
     metrics = {}
     for task in run.alone():
@@ -80,7 +80,7 @@ def scores(run: Run) -> dict[str, float]:
 
 
 def summary(runs: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """Means over the seeds, and what the two together lose: points of accuracy, a share of the error."""
+    """Means over the seeds, and the loss of training both together: in accuracy, and as a share of the error."""
     seeds = sorted(set.intersection(*(set(by_seed) for by_seed in runs.values())))
 
     def mean(kind: str, score: str) -> float:
@@ -101,8 +101,8 @@ def summary(runs: dict[str, dict[str, Any]]) -> dict[str, float]:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="Of the cut and of the training.")
-    parser.add_argument("--epochs", type=int, default=20, help="Passes over the training rows.")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="Seeds of split and training.")
+    parser.add_argument("--epochs", type=int, default=20, help="Training epochs.")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--report", type=Path, default=REPORT)
     args = parser.parse_args()

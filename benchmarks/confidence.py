@@ -1,16 +1,16 @@
-"""How sure runs are, measured: coverage of sets and intervals against what was asked, and the calibration error before
-and after the temperature, on test.
+"""Measures how sure runs are, on test rows: the coverage of sets and intervals compared with the requested coverage,
+and the calibration error before and after the temperature.
 
     python benchmarks/confidence.py runs/easy_vqa runs/openmoji runs/recommend runs/houses
 
-Each folder is a run of `mm_hf train`, however small its budget was: what is measured is whether it knows how good it
-is, not how good. All that is learned comes from its validation part, and all that is measured from its test part; the
-folders stay as they are. The figures go into `results/confidence.json`:
+Each folder is a run of `mm_hf train`, with any budget: the question is not how good the run is, but whether it knows
+how good it is. Everything is learned on its validation part and measured on its test part; the folders do not change.
+The results go into `results/confidence.json`:
 
-- `coverages`: for each coverage the share of test rows that are covered, its binomial interval, and the range in which
-  95 % of all such shares lie by chance, with so many validation and test rows (see `expected_range`);
-- `by_rows`: the same learned on so many validation rows drawn at random, twenty times: how much the calibration error
-  and -log of the probability of the truth change. It answers whether so few rows do harm.
+- `coverages`: for each coverage, the share of covered test rows, its binomial interval, and the range that contains
+  95 % of such shares by chance, given the numbers of validation and test rows (see `expected_range`);
+- `by_rows`: the same, learned twenty times on random subsets of the validation rows: how much the calibration error
+  and the negative log-likelihood change. It shows whether calibration on few rows does harm.
 """
 
 import argparse
@@ -36,19 +36,19 @@ REPORT = Path(__file__).parent / "results/confidence.json"
 COVERAGES = (0.8, 0.9, 0.95)
 ROWS = (20, 50, 100, 200)
 DRAWS = 20
-MEASURED = 3000  # test rows that tell what few validation rows change
+MEASURED = 3000  # test rows for measuring the effect of few validation rows
 
 
 def answers_of(run: Path, part: str, words: list[str]) -> Any:
-    """What measures a run, and its predictions of a part."""
+    """The evaluator of a run, and its predictions for a part."""
     args, data_args, recipe = parse_arguments("", words=[str(run), "--split", part, *words])
-    args.output_dir = str(Path(tempfile.gettempdir(), "mm_hf_confidence", run.name))  # the run's folder stays as it is
+    args.output_dir = str(Path(tempfile.gettempdir(), "mm_hf_confidence", run.name))  # not into the run's folder
     opened, name, _ = open_checkpoint(args, data_args, recipe)
     return opened, predict_rows(opened, opened.rows(name), f"{run.name}, {part}")
 
 
 def measure(run: Path, words: list[str]) -> dict[str, Any]:
-    """The figures of a run, by its columns of labels."""
+    """The results of a run, by its columns of labels."""
     opened, validation = answers_of(run, VALIDATION, words)
     _, test = answers_of(run, "test", words)
     found = {}
@@ -63,7 +63,7 @@ def measure(run: Path, words: list[str]) -> dict[str, Any]:
 
 
 def figures(task: Any, validation: tuple[Any, Any], test: tuple[Any, Any]) -> dict[str, Any]:
-    """Those of one task, of logits and labels of both parts."""
+    """The results of one task, from logits and labels of both parts."""
     started = time.perf_counter()
     sure = calibrated(task, *validation)
     seconds = time.perf_counter() - started
@@ -84,7 +84,7 @@ def figures(task: Any, validation: tuple[Any, Any], test: tuple[Any, Any]) -> di
 
 
 def covered(report: dict[str, Any]) -> Any:
-    """What is kept of a coverage: all rows, and the group that is covered least; or why there is none."""
+    """The results for one coverage: all rows, and the group with the lowest coverage; or why there is no result."""
     if report["coverage"] is None:
         return report["too_few"]
     groups = report["coverage"]["groups"]
@@ -94,14 +94,14 @@ def covered(report: dict[str, Any]) -> Any:
 
 
 def calibrated(task: Any, logits: Any, labels: Any) -> Any:
-    """The task with what these rows say, whatever the checkpoint says."""
+    """The task with a confidence learned from these rows, not the one in the checkpoint."""
     head = replace(task.head_for(logits), confidence=None)
     task = replace(task, model_head=head)
     return replace(task, model_head=replace(head, confidence=learn_confidence(task, logits, labels)))
 
 
 def by_rows(task: Any, validation: tuple[Any, Any], test: tuple[Any, Any]) -> dict[str, Any]:
-    """What a temperature of few rows changes on test: means over the draws, and how often it is worse."""
+    """The effect on test of a temperature fitted to few rows: means over the draws, and how often it is worse."""
     logits, labels = validation
     logits_of_test, labels_of_test = (values[:MEASURED] for values in test)
     before = errors_of(task, logits_of_test, labels_of_test)
@@ -124,7 +124,7 @@ def by_rows(task: Any, validation: tuple[Any, Any], test: tuple[Any, Any]) -> di
 
 
 def errors_of(task: Any, logits: Any, labels: Any) -> tuple[float, float]:
-    """The calibration error, and -log of the probability of the truth."""
+    """The calibration error, and the negative log-likelihood."""
     plain = replace(task, model_head=None)
     return calibration(*plain.chances_and_truths(logits, labels))["ece"], negative_log_likelihood(logits, labels)
 
@@ -133,7 +133,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument(
-        "--note", action="append", default=[], metavar="RUN=TEXT", help="what a run saw, or its budget"
+        "--note", action="append", default=[], metavar="RUN=TEXT", help="a note about a run, such as its budget"
     )
     args, words = parser.parse_known_args()
     notes = dict(note.split("=", 1) for note in args.note)

@@ -1,15 +1,14 @@
-"""What a stranger gets who gives rows and no setting: the defaults beside `--fusion auto`, concat, a straight line,
+"""The score that users get without any setting: the defaults, compared with `--fusion auto`, concat, a linear model,
 and each modality alone, on seven data sets. Prints a table.
 
-    python benchmarks/defaults.py                                  # what the JSON does not have, seed 0
+    python benchmarks/defaults.py                                  # the runs that the JSON lacks, seed 0
     python benchmarks/defaults.py --data houses openmoji_category --seeds 0 1 2
     python benchmarks/defaults.py --every_setting --data houses --seeds 0 1 2    # all eighteen settings of the search
     python benchmarks/defaults.py --write_docs                     # table of docs/guide.md and plot, run nothing
 
-Columns are named as the recipes name them, encoders by MM_HF_ENCODERS, all else is left to the package. Each setting
-is a process of its own on one thread. Features of encoders are kept on disk: a run of one step encodes first, and a
-second one tells what a start costs. The table's CPU seconds are those of a process without that start, and without
-floors.
+Columns are named as in the recipes, encoders by MM_HF_ENCODERS; everything else is left to the package. Each setting
+runs in its own process, on one thread. Features of encoders are cached on disk: a first run of one step encodes, and a
+second one measures the time to start. The CPU seconds in the table exclude this time and the floors.
 """
 
 import argparse
@@ -70,7 +69,7 @@ NAMES = {
 BEGIN, END = "<!-- defaults -->", "<!-- end of defaults -->"
 SETTINGS: dict[str, list[str]] = {
     "default": ["--floors", "false"],
-    # The same once more. Models of one modality get the whole budget, as the model of all has it.
+    # The same with the whole budget: models with one modality get the same budget as the model with all.
     "floors": ["--floor_budget", "1"],
     "auto": ["--fusion", "auto", "--floors", "false"],
     "concat": ["--fusion", "concat", "--floors", "false"],
@@ -97,7 +96,7 @@ def train(words: list[str], folder: Path, seed: int) -> tuple[dict[str, Any], fl
 
 
 def scores_of(results: dict[str, Any]) -> dict[str, Any]:
-    """What a run says of its score, and of what the score is held against."""
+    """The score of a run, and its floors."""
     metric, value = next(iter(results["metrics"].items()))
     kept = {"metric": metric, "score": value, "floors": results["floors"], "validation": results.get("validation")}
     lines = [line for line in results["comparisons"] if line["floor"] == "linear"]
@@ -112,7 +111,7 @@ def read_runs() -> list[dict[str, Any]]:
 
 
 def known(**key: Any) -> dict[str, Any] | None:
-    """The run of this key, where it was made."""
+    """The run with this key, if it exists."""
     return next((run for run in read_runs() if key.items() <= run.items()), None)
 
 
@@ -197,7 +196,7 @@ def gone(runs: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def plot(runs: list[dict[str, Any]], theme: str, path: Path):
-    """A line a data set: the floors, and what the defaults and the search reach."""
+    """One line per data set: the floors, and the scores of the defaults and of the search."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -223,7 +222,7 @@ def plot(runs: list[dict[str, Any]], theme: str, path: Path):
         axes.set_yticks(range(len(shown)), [NAMES[data] for data in shown])
         axes.invert_yaxis()
         axes.set_xlim(-0.02, 1.02)
-        axes.set_xlabel("share of the constant guess's error that is gone (0: the guess, 1: never wrong)", color=ink)
+        axes.set_xlabel("reduction of the constant guess's error (0: the guess, 1: no error)", color=ink)
         axes.tick_params(colors=ink)
         axes.grid(alpha=0.3)
         for spine in axes.spines.values():

@@ -1,4 +1,4 @@
-"""What an environment weighs: the files of some packages and of all that they need, in this environment, in MB.
+"""The size of an environment in MB: the files of some packages and of all their dependencies, as installed here.
 
 python benchmarks/environment_weight.py
 
@@ -22,7 +22,7 @@ ENVIRONMENTS = (
 
 
 def needed(names: tuple[str, ...]) -> dict[str, Distribution]:
-    """Packages and all that they need, of those that are installed."""
+    """Packages and all their installed dependencies."""
     known: dict[str, Distribution] = {}
     waiting = [Requirement(name) for name in names]
     while waiting:
@@ -32,7 +32,7 @@ def needed(names: tuple[str, ...]) -> dict[str, Distribution]:
             continue
         try:
             known[key] = distribution(wanted.name)
-        except PackageNotFoundError:  # of another platform
+        except PackageNotFoundError:  # needed on another platform only
             continue
         extras = wanted.extras or {""}
         for line in known[key].requires or []:
@@ -43,7 +43,7 @@ def needed(names: tuple[str, ...]) -> dict[str, Distribution]:
 
 
 def bytes_of(package: Distribution) -> int:
-    """Of its files, those that are there."""
+    """The size of its existing files."""
     paths = [file.locate() for file in package.files or []]
     return sum(path.stat().st_size for path in paths if path.is_file())  # type: ignore[attr-defined]
 

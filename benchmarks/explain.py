@@ -1,10 +1,10 @@
-"""What evidence of modalities says where the truth is known, and what it costs beside one prediction.
+"""Checks the evidence of modalities on data with a known truth, and measures its cost compared with one prediction.
 
-    python benchmarks/explain.py --output benchmarks/results/explain.json      # some minutes on two cores
+    python benchmarks/explain.py --output benchmarks/results/explain.json      # a few minutes on two cores
 
-Made data: a table and a series, of which an exclusive or, a sum, one alone, or copies of one number decide. Cost: a
-random ViT-base, BERT-base and Whisper-base side by side, cross_attention, 12 tokens of text, one row at a time, each
-round a prediction and then the same with evidence.
+Generated data: a table and a series; the label is their exclusive or, their sum, one of them, or copies of one number.
+Cost: a random ViT-base, BERT-base and Whisper-base with cross_attention, 12 tokens of text, one row at a time. Each
+round makes a prediction and then the same prediction with evidence.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from mm_hf.models.recurrent import RecurrentConfig
 
 
 ROWS, STEPS = 256, 300
-# What is made of the two numbers of a row, as targets of a regression or classes.
+# Functions that make the target of a regression, or the class, from the two numbers of a row.
 MADE = {
     "exclusive or": lambda a, b: ((a > 0) ^ (b > 0)).long(),
     "sum": lambda a, b: a + b,
@@ -36,8 +36,8 @@ MADE = {
 
 
 def made(kind: str, rows: int = ROWS, seed: int = 0) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Inputs of a table of three numbers, the first of which counts, and of a series of one channel, whose level
-    counts; and targets. Signs are balanced: each pair of them comes equally often."""
+    """Inputs and targets. The table has three numbers, and only the first one matters; the series has one channel, and
+    only its level matters. Each pair of signs is equally frequent."""
     generator = torch.Generator().manual_seed(seed)
     signs = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]]).repeat(rows // 4, 1)
     a, b = (signs * (0.5 + torch.rand(signs.shape, generator=generator))).T
@@ -51,7 +51,7 @@ def made(kind: str, rows: int = ROWS, seed: int = 0) -> tuple[dict[str, torch.Te
 
 
 def learn(kind: str, seed: int = 0, steps: int = STEPS, modality_dropout: float = 0.0) -> MMFusionForClassification:
-    """A small model of the default fusion, trained on made rows."""
+    """A small model with the default fusion, trained on generated rows."""
     torch.manual_seed(seed)
     numbers = made(kind)[1].is_floating_point()
     config = MMFusionConfig(
@@ -68,7 +68,7 @@ def learn(kind: str, seed: int = 0, steps: int = STEPS, modality_dropout: float 
     model = MMFusionForClassification(config).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for step in range(steps):  # rows are made anew: nothing is there to be learned by heart
+    for step in range(steps):  # each step uses new rows, so nothing can be memorised
         inputs, targets = made(kind, 64, seed=1000 * (seed + 1) + step)
         loss = model(**inputs, labels=targets).loss
         optimizer.zero_grad()
@@ -79,7 +79,7 @@ def learn(kind: str, seed: int = 0, steps: int = STEPS, modality_dropout: float 
 
 
 def explained(model: MMFusionForClassification, kind: str, absence: str, rows: int = 64) -> list[dict[str, Any]]:
-    """Evidence of fresh rows; as many training rows stand in as usually do, chosen as they usually are."""
+    """Evidence for new rows. The number and choice of the training rows that replace items are the usual ones."""
     with torch.no_grad():
         states = encode_batch(model, made(kind, rows, seed=99)[0])
         background = None
@@ -96,7 +96,7 @@ def explained(model: MMFusionForClassification, kind: str, absence: str, rows: i
 
 
 def of_made_data(seed: int = 0) -> dict[str, Any]:
-    """The shares of each kind of made data, and by modality its part of what is unique."""
+    """The shares for each kind of generated data, and by modality its part of the unique share."""
     results: dict[str, Any] = {}
     for kind in MADE:
         absences = ["other_rows", "token"] if kind == "copies" else ["other_rows"]
@@ -144,8 +144,8 @@ def base_size(third: str) -> tuple[MMFusionForClassification, dict[str, torch.Te
 
 @torch.no_grad()
 def cost(third: str, rounds: int) -> dict[str, float]:
-    """CPU seconds of a prediction and of one with evidence, turn by turn, and the median of their ratios. The rows
-    that stand in are encoded once a run, and not counted."""
+    """CPU seconds of a prediction and of a prediction with evidence, in turn, and the median of their ratios. The rows
+    that replace items are encoded once per run, and this is not counted."""
     model, row = base_size(third)
     stands_in = rows_that_stand_in(3)
     other = {name: values.expand(stands_in, *values.shape[1:]).clone() for name, values in row.items()}
@@ -166,7 +166,7 @@ def cost(third: str, rounds: int) -> dict[str, float]:
 
 
 def main():
-    """All of it."""
+    """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/explain.json"))
     parser.add_argument("--rounds", type=int, default=10)

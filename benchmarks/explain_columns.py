@@ -1,13 +1,13 @@
-"""Whether maps over the columns of a table leave columns alone that say nothing: the recipe `smart_home` with three
-random columns beside the state of the heating.
+"""Do maps over the columns of a table give nothing to useless columns? The recipe `smart_home`, with three random
+columns added to the state of the heating.
 
     mm_hf prepare smart_home data/fsdd data/smart_home_random --random_columns 3
-    python benchmarks/explain_columns.py                    # trains three seeds, some minutes each; MM_HF_ENCODERS
+    python benchmarks/explain_columns.py                    # trains three seeds, a few minutes each; MM_HF_ENCODERS
     python benchmarks/explain_columns.py --seeds 0 --runs DIR --method input_occlusion
 
-The rule of the data says which columns count: a column of the state counts in a row where another value of it changes
-the action. The mean of what is attributed to it in these rows, and its 95 % interval (bootstrap over rows), stand
-beside those of the random columns in all rows. The figures go into `results/explain_columns.json`.
+The rule of the data says which columns matter: a column of the state matters in a row if another value would change
+the action. The mean attribution to it in these rows, with a 95 % interval (bootstrap over rows), is compared with the
+mean attribution to the random columns in all rows. The results go into `results/explain_columns.json`.
 """
 
 import argparse
@@ -37,7 +37,7 @@ SAMPLES = 2000
 
 
 def run_of(data: Path, seed: int, folder: Path, words: Sequence[str]) -> Path:
-    """The run of a seed, trained where it is not there."""
+    """The run of a seed; it is trained if it does not exist."""
     run = folder / f"smart_home_random-{seed}"
     if not (run / "results.json").exists():
         recipe = [str(packaged_recipes()["smart_home.yaml"]), "--dataset", str(data), "--output_dir", str(run)]
@@ -54,8 +54,8 @@ def counts(row: dict[str, Any], column: str) -> bool:
 
 
 def attributed(evidence: dict[str, Any], rows: Any) -> dict[str, list[float]]:
-    """By column how much each map of `evidence` gives to it, of the rows in which it counts; of a random column of
-    all."""
+    """For each column, the attribution in each map of `evidence`: in the rows in which the column matters, or in all
+    rows for a random column."""
     values: dict[str, list[float]] = {name: [] for name in (*STATE, *RANDOM)}
     for record in evidence["rows"]:
         row, (answer,) = rows[record["row"]], record["answers"]
@@ -68,7 +68,7 @@ def attributed(evidence: dict[str, Any], rows: Any) -> dict[str, list[float]]:
 
 
 def interval(values: list[float], seed: int = 0) -> dict[str, float]:
-    """Mean, and its 95 % interval over resamples of the rows."""
+    """The mean, and its 95 % interval over resamples of the rows."""
     draw, array = np.random.default_rng(seed), np.array(values)
     means = array[draw.integers(0, len(array), (SAMPLES, len(array)))].mean(1)
     low, high = np.quantile(means, (0.025, 0.975))
@@ -76,7 +76,7 @@ def interval(values: list[float], seed: int = 0) -> dict[str, float]:
 
 
 def measure(run: Path, data: Path, rows: int, options: dict[str, Any]) -> dict[str, Any]:
-    """The columns of a run: what is attributed to each, and whether the real ones stand above the random ones."""
+    """The columns of a run: the attribution to each, and whether the real columns are above the random ones."""
     evidence = explain(str(run), max_rows=rows, **options)
     test = load_from_disk(str(data))["test"].remove_columns("audio")
     names = test.features["action"].names
@@ -92,13 +92,13 @@ def measure(run: Path, data: Path, rows: int, options: dict[str, Any]) -> dict[s
 
 
 def main(words: Sequence[str] | None = None):
-    """Measures the seeds, and keeps the figures."""
+    """Measures the seeds, and writes the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs/explain_columns")
-    parser.add_argument("--rows", type=int, default=300, help="test rows that are explained")
-    parser.add_argument("--method", help="of maps; left out, the default one")
+    parser.add_argument("--rows", type=int, default=300, help="number of test rows to explain")
+    parser.add_argument("--method", help="method for the maps; left out, the default one")
     parser.add_argument("--report", type=Path, default=REPORT)
     args, more = parser.parse_known_args(words)
     options = {} if args.method is None else {"method": args.method}

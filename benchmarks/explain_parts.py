@@ -1,21 +1,22 @@
-"""Whether maps over the parts of items point at what they should, where that is known.
+"""Do maps over the parts of items point at the right place? Measured on data where the right place is known.
 
     python benchmarks/explain_parts.py sort_of_clevr runs/sort_of_clevr --output benchmarks/results/explain_parts.json
     python benchmarks/explain_parts.py easy_vqa runs/easy_vqa --output …
     python benchmarks/explain_parts.py cost --output …
 
-Sort-of-CLEVR: fresh scenes, questions on one object, whose centre the builder knows, those that the model answers
-right. A map *points* right where its highest cell touches the object, and its *mass* is the share of its sum in the
-cells that do. *Deletion*: the cells are painted white in the picture in the order of the map, and the probability of
-the answer is taken along the way; what counts is how much smaller the area below it is than in random orders. All
-again with the weights of the fusion drawn anew, and with the gate of cross-attention shut, where the model cannot know
-the answer: a method that points right then, too, says nothing.
+Sort-of-CLEVR: new scenes, with questions about one object that the model answers right. The builder knows the centre
+of the object. A map *points* right if its highest cell touches the object; its *mass* is the share of its sum in
+cells that touch it. *Deletion*: cells of the picture are painted white in the order of the map, and the probability
+of the answer is measured along the way. The result is how much smaller the area under this curve is than with random
+orders. Everything is repeated with random weights in the fusion, and with a closed gate of the cross-attention. Then
+the model cannot know the answer, so a method that still points right is not informative.
 
-Easy-VQA: words that carry the question (its colour, its shape, "not", "is there", "what color") against articles, "in
-the image" and the like: in how many rows the highest of the former is above all of the latter, and of how many pairs.
+Easy-VQA: words that matter for the question (its colour, its shape, "not", "is there", "what color") are compared with
+articles, "in the image" and the like. Measured is in how many rows the highest word of the first kind is above all
+words of the second kind, and for how many pairs this is so.
 
-Cost: regions of a picture of 7x7 cells against one prediction, ViT-B/16 and BERT-base, encoders included, in seconds
-of the processor.
+Cost: regions of a picture with 7x7 cells compared with one prediction, ViT-B/16 and BERT-base, including encoders, in
+CPU seconds.
 """
 
 import argparse
@@ -43,7 +44,7 @@ from mm_hf.evidence.parts import Answer, EncodedRows, PartMap
 from mm_hf.prepare.sort_of_clevr import RADIUS, SIDE, generate_rows
 
 
-PAINTED = (2, 4, 8, 16, 24, 32, 48)  # cells of 64, beside none and all
+PAINTED = (2, 4, 8, 16, 24, 32, 48)  # numbers of painted cells of 64, in addition to none and all
 FRESH_SEED = 20261130
 
 
@@ -54,7 +55,7 @@ def open_run(folder: Path) -> tuple[Any, Any]:
 
 
 def encode(model, processor, pictures: Sequence[Any], questions: Sequence[str], background=None) -> EncodedRows:
-    """Rows of pictures and questions; pictures that are the same object are shared."""
+    """Rows of pictures and questions. Pictures that are the same Python object are shared."""
     distinct = list({id(picture): picture for picture in pictures}.values())
     numbers = {id(picture): number for number, picture in enumerate(distinct)}
     batch = dict(processor(images=distinct)) | dict(processor(text=list(questions)))
@@ -75,7 +76,7 @@ def background_of(processor, rows: Iterable[tuple[Any, str]]) -> dict[str, Any]:
 
 
 def fresh_scenes(count: int, seed: int = FRESH_SEED) -> list[dict[str, Any]]:
-    """So many questions on one object each, of scenes that are in no data set."""
+    """Questions about one object each, on scenes that are in no data set."""
     rows: list[dict[str, Any]] = []
     for number in itertools.count():
         if len(rows) >= count:
@@ -91,7 +92,7 @@ def fresh_scenes(count: int, seed: int = FRESH_SEED) -> list[dict[str, Any]]:
 
 
 def open_png(content: bytes) -> PIL.Image.Image:
-    """The picture of a file in memory."""
+    """The picture in an in-memory file."""
     return PIL.Image.open(io.BytesIO(content)).convert("RGB")
 
 
@@ -105,7 +106,7 @@ def cells_of_object(row: dict[str, Any], shape: tuple[int, int]) -> torch.Tensor
 
 
 def painted(picture: PIL.Image.Image, cells: Sequence[int], shape: tuple[int, int]) -> PIL.Image.Image:
-    """The picture with some cells white."""
+    """The picture with some cells painted white."""
     pixels = np.array(picture)
     for cell in cells:
         row, column = divmod(int(cell), shape[1])
@@ -117,7 +118,7 @@ def painted(picture: PIL.Image.Image, cells: Sequence[int], shape: tuple[int, in
 
 @torch.no_grad()
 def chances(model, processor, pictures, questions, said, batch_size: int = 200) -> torch.Tensor:
-    """The probability of what was said of each row."""
+    """The probability of the given answer to each row."""
     values = []
     for start in range(0, len(pictures), batch_size):
         part = slice(start, start + batch_size)
@@ -128,7 +129,8 @@ def chances(model, processor, pictures, questions, said, batch_size: int = 200) 
 
 
 def area(model, processor, rows, said, orders: list[torch.Tensor], shape, ends: torch.Tensor) -> torch.Tensor:
-    """The area below the probability of each row's answer, cells painted white in an order, from none to all."""
+    """The area under the curve of each answer's probability, while cells are painted white in an order, from none to
+    all."""
     curve = [ends[0]]
     for count in PAINTED:
         pictures = [painted(row["picture"], order[:count], shape) for row, order in zip(rows, orders)]
@@ -138,7 +140,7 @@ def area(model, processor, rows, said, orders: list[torch.Tensor], shape, ends: 
 
 
 def pointing(maps: list[PartMap], rows: list[dict[str, Any]]) -> tuple[float, float]:
-    """In how many rows the highest cell touches the object, and the share of the map's sum in such cells."""
+    """The share of rows in which the highest cell touches the object, and the share of the map's sum in such cells."""
     hits, shares = [], []
     for part in maps:
         inside, values = cells_of_object(rows[part.row], part.parts.shape), part.values.clamp(min=0)
@@ -213,12 +215,12 @@ def sort_of_clevr(options: argparse.Namespace) -> dict[str, Any]:
 # ---- Easy-VQA
 
 NAMES = "black|gray|red|blue|green|yellow|teal|brown|circle|rectangle|triangle"
-# What a question asks for, and of one that is answered by yes or no also whether it denies, and that it asks so.
+# The words that matter in a question: what it asks for; for yes-or-no questions also a negation and the form of it.
 CARRIES = {
     True: re.compile(rf"{NAMES}|not|no|is|there|does|contain|present"),
     False: re.compile("what|which|color|shape"),
 }
-# "a" and "an" stand where other questions deny, "is there a circle" beside "is there no circle": counted apart.
+# "a" and "an" are counted separately: other questions have a negation in this place ("is there no circle").
 FILLERS = {"first": r"the|of|in|image|[?.,]", "first_with_articles": r"the|a|an|of|in|image|[?.,]"}
 
 
@@ -314,12 +316,12 @@ def main() -> None:
         "--data", type=Path, default=Path("data"), help="folder of the data sets; default: %(default)s"
     )
     parser.add_argument("--rows", type=int, default=200, help="default: %(default)s")
-    parser.add_argument("--background", type=int, default=64, help="rows that stand in; default: %(default)s")
+    parser.add_argument("--background", type=int, default=64, help="rows that replace items; default: %(default)s")
     parser.add_argument("--methods", nargs="+", default=["occlusion"], help=f"of {list(METHODS)}; default: occlusion")
-    parser.add_argument("--rounds", type=int, default=5, help="of the cost; default: %(default)s")
-    parser.add_argument("--shown", type=int, default=0, help="maps of words to print")
-    parser.add_argument("--name", help="under which the figures stand in the output; default: what is measured")
-    parser.add_argument("--output", type=Path, help="JSON file, to which the figures are added")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds for the cost; default: %(default)s")
+    parser.add_argument("--shown", type=int, default=0, help="number of maps of words to print")
+    parser.add_argument("--name", help="key of the results in the output; default: the name of the measurement")
+    parser.add_argument("--output", type=Path, help="JSON file that the results are added to")
     options = parser.parse_args()
     logging.set_verbosity_error()
     report = globals()[options.what](options)

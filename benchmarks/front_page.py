@@ -1,10 +1,11 @@
-"""Runs what the README shows, and keeps what was printed: tests/test_readme.py holds the README to it.
+"""Runs the commands that the README shows, and keeps their output: tests/test_readme.py compares the README with it.
 
-    HOUSES_ZIP=Houses-dataset.zip python benchmarks/front_page.py       # after `make quickstart`; some 5 minutes
+    HOUSES_ZIP=Houses-dataset.zip python benchmarks/front_page.py       # after `make quickstart`; about 5 minutes
 
-It writes a table of houses as a spreadsheet would, with four photographs a row, trains on it with the defaults, and
-predicts and explains eight houses that were kept apart; and it asks the run of `make quickstart` about a circle, by
-transformers alone. The encoders are those of `make data`. Goes into benchmarks/results/front_page.json.
+It writes a table of houses like one from a spreadsheet, with four photographs per row. It trains on the table with the
+defaults, and predicts and explains eight held-out houses. It also asks the run of `make quickstart` about a circle,
+with transformers only. The encoders are the ones from `make data`. The output goes into
+benchmarks/results/front_page.json.
 """
 
 import csv
@@ -27,7 +28,7 @@ from mm_hf.training.run_folder import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 REPORT = ROOT / "benchmarks/results/front_page.json"
-KEPT_APART = 8  # houses that are predicted
+KEPT_APART = 8  # held-out houses that are predicted
 COMMANDS = (
     "mm_hf train houses.csv --label price",
     "mm_hf predict runs/houses new.csv -o prices.csv",
@@ -41,7 +42,7 @@ print(answer({{"image": "circle.png", "question": "what color is the shape?"}}, 
 
 
 def write_rows(source: str, folder: Path):
-    """`houses.csv`, `new.csv` and the photographs that they name."""
+    """Writes `houses.csv`, `new.csv` and the photographs that they name."""
     photographs = folder / "photos"
     photographs.mkdir()
     rows = []
@@ -59,7 +60,7 @@ def write_rows(source: str, folder: Path):
 
 
 def run(words: list[str], folder: Path, **environment: str) -> list[str]:
-    """The lines that a command prints, without those of progress."""
+    """The lines that a command prints, without progress lines."""
     told = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     done = subprocess.run(words, cwd=folder, env=told, stdout=subprocess.PIPE, text=True)
     if done.returncode:
@@ -68,7 +69,7 @@ def run(words: list[str], folder: Path, **environment: str) -> list[str]:
 
 
 def main():
-    """All of it, from top to bottom."""
+    """The whole script."""
     source, vqa = os.environ.get(VARIABLE), ROOT / "runs/easy_vqa"
     if source is None or not vqa.is_dir():
         sys.exit(
@@ -85,7 +86,7 @@ def main():
             words = [sys.executable, "-m", *shlex.split(command)]
             lines = run(words, folder, MM_HF_ENCODERS=str(encoders), MM_HF_CACHE=str(folder / "cache"))
             said[command] = [line for line in lines if str(folder) not in line and str(ROOT) not in line]
-        with (folder / "prices.csv").open(newline="", encoding="utf-8") as file:  # the rows are not to be passed on
+        with (folder / "prices.csv").open(newline="", encoding="utf-8") as file:  # the rows must not be published
             said["prices.csv"] = [row["prediction"] for row in csv.DictReader(file)]
         picture = Image.new("RGB", (64, 64), "white")
         ImageDraw.Draw(picture).ellipse((16, 16, 48, 48), fill="blue")

@@ -1,17 +1,17 @@
 """Every fusion on easy-VQA, Sort-of-CLEVR and OpenMoji, at equal training seconds: what token-by-token fusion brings,
 and where it brings nothing. Writes the tables of docs/fusions.md.
 
-    python benchmarks/fusions.py                          # all of it: some five hours of CPU time
+    python benchmarks/fusions.py                          # everything: about five hours of CPU time
     python benchmarks/fusions.py --tasks sort_of_clevr --seeds 0 1 2
     python benchmarks/fusions.py --write_docs
 
-Encoders are frozen and their features computed once a task; what trains is projections, fusion and head, with the same
-recipe for all fusions of a task. Each run gets the same CPU seconds of training on one thread: some steps are timed
-first, and the schedule is made as long as the budget; what it then took is kept beside it (`train_seconds`). The
-weights that are best on validation are tested.
+Encoders are frozen, and their features are computed once per task. Projections, fusion and head train, with the same
+recipe for all fusions of a task. Each run gets the same CPU seconds of training on one thread: a few steps are timed
+first, and the number of steps is chosen to fit the budget. The time that was really used is kept (`train_seconds`).
+The weights that are best on validation are tested.
 
-A run is one line of the JSON lines file, so the script may be stopped, and two of them may work on different tasks at
-the same time: what is in the file is not run again. Lines of another recipe or budget stay there and do not count.
+A run is one line of the JSON lines file. So the script may be stopped, and two of them may work on different tasks at
+the same time: runs in the file are not repeated. Lines with another recipe or budget stay there, but do not count.
 """
 
 import argparse
@@ -48,35 +48,35 @@ BEGIN, END = "<!-- fusions -->", "<!-- end of fusions -->"
 RUNS = ROOT / "benchmarks/results/fusions_runs.jsonl"
 REPORT = ROOT / "benchmarks/results/fusions.json"
 PLOT = ROOT / "benchmarks/results/fusions.png"
-# The default once more, with what Sort-of-CLEVR asks of a fusion: tokens of the picture that look at one another.
+# The default again, with self-attention between the tokens of the picture, which Sort-of-CLEVR needs.
 WITH_MEMORY = "cross_attention + memory_layers"
 SAME = {"memory_layers": 0, "distance_bias": False}
 METHODS: dict[str, dict[str, Any]] = {
     **{name: {**SAME, "fusion": name} for name in sorted(FUSIONS) if name != LINEAR},
     LINEAR: {"fusion": LINEAR, "fusion_hidden_size": None},  # it is as wide as it has outputs
     WITH_MEMORY: {"fusion": "cross_attention", "fusion_layers": 1, "memory_layers": 3, "distance_bias": True},
-    # What is to be beaten: the default that never saw the other modality.
+    # The floors (baselines): the default, trained without the other modality.
     "image alone": {**SAME, "fusion": "cross_attention", "absent": "text"},
     "text alone": {**SAME, "fusion": "cross_attention", "absent": "vision"},
 }
 ALONE = ("image alone", "text alone")
-# Colour and shape that easy-VQA's training part never shows together, each of the others in other company.
+# Pairs of colour and shape that are held out of easy-VQA's training part; each colour and shape is in other pairs.
 HELD_OUT = (("blue", "circle"), ("red", "triangle"), ("green", "rectangle"), ("teal", "circle"), ("black", "triangle"))
 LEAST_OCCURRENCES = 20
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is learned.
+    """A task of the comparison.
 
     Args:
         recipe: file in `mm_hf/recipes`.
         seconds: CPU seconds of training steps.
-        scores: names of what is reported, each the metric of that name or the first metric of that kind.
-        keys: of the recipe, changed.
-        more: methods beside the fusions.
-        seeds: of weights and order; where `splits`, of the cut into parts too.
-        splits: the data are cut anew for each seed.
+        scores: names of the reported scores; each is a metric, or a kind of rows with its first metric.
+        keys: changed keys of the recipe.
+        more: more methods, in addition to the fusions.
+        seeds: of weights and order of rows; with `splits`, also of the split into parts.
+        splits: the data is split again for each seed.
     """
 
     recipe: str
@@ -102,16 +102,16 @@ TASKS = {
 
 
 def methods_of(name: str) -> list[str]:
-    """What is compared on a task: all fusions, and what the task has beside them."""
+    """The methods that are compared on a task: all fusions, and the additional methods of the task."""
     return [method for method in METHODS if method in FUSIONS or method in TASKS[name].more]
 
 
 def unseen_pairs(full: DatasetDict) -> DatasetDict:
-    """easy-VQA with the pictures of five of the 24 pairs of colour and shape taken out of training and validation, and
-    none but these in the test part.
+    """easy-VQA without five of the 24 pairs of colour and shape in training and validation; the test part only has
+    pictures of these five pairs.
 
-    What a picture shows is read from its questions: those that ask for its colour or shape have it as their answer,
-    and those that are answered with yes name it.
+    Colour and shape of a picture are read from its questions: they are the answer to questions about colour or shape,
+    and they are named in questions with the answer yes.
     """
     colors = {"black", "blue", "brown", "gray", "green", "red", "teal", "yellow"}
     shapes = {"circle", "rectangle", "triangle"}
@@ -124,7 +124,8 @@ def unseen_pairs(full: DatasetDict) -> DatasetDict:
             holds = answer not in ("yes", "no") or (answer == "yes") != bool(words & {"no", "not"})
             shown.setdefault(image, set()).update((words | {answer}) & (colors | shapes) if holds else ())
         pairs = {image: (words & colors, words & shapes) for image, words in shown.items()}
-        # A picture whose questions leave its colour or shape open is left out: it may be one of the five.
+        # If the questions do not show colour or shape, the picture is left out: it may belong to one of the five
+        # pairs.
         pairs = {image: (*color, *shape) for image, (color, shape) in pairs.items() if color and shape}
         kept = {image for image, pair in pairs.items() if (pair in HELD_OUT) == (name == "test")}
         parts[name] = rows.select([row for row, image in enumerate(rows["image_id"][:]) if image in kept])
@@ -132,8 +133,8 @@ def unseen_pairs(full: DatasetDict) -> DatasetDict:
 
 
 def with_sentiment(full: DatasetDict, seed: int) -> DatasetDict:
-    """The emoji that were seen often enough for their sentiment to be known, cut into parts by a seed. Those that were
-    seen less often are all in the training part: what is said of them is rough, and better than nothing."""
+    """The emoji with enough observations for a reliable sentiment, split into parts by a seed. Emoji with fewer
+    observations are all in the training part: their sentiment is rough, but better than nothing."""
     rows = concatenate_datasets(list(full.values()))
     rows = rows.select(np.argsort(rows["row_id"][:]))
     seen = [occurrences or 0 for occurrences in rows["occurrences"][:]]
@@ -144,14 +145,14 @@ def with_sentiment(full: DatasetDict, seed: int) -> DatasetDict:
 
 
 def recipe_of(name: str) -> dict[str, Any]:
-    """The recipe of a task, which all methods share but for their own keys."""
+    """The recipe of a task; methods only differ in their own keys."""
     file = ROOT / "training/recipes" / f"{TASKS[name].recipe}.yaml"
     return {**read_recipe(file), **TASKS[name].keys}
 
 
 def job_of(name: str, seed: int, work: Path, cache: FeatureCache | None) -> Run:
-    """The run of a task, its model and data built, the features of its encoders computed, if not before (`cache`).
-    Where the task cuts its data anew, by the seed, these go into the folder `work`."""
+    """The run of a task, with its model, its data, and the features of its encoders (computed unless `cache` has
+    them). If the task splits its data by the seed, the parts go into the folder `work`."""
     task, recipe = TASKS[name], recipe_of(name)
     for key in ("vision_encoder", "text_encoder", "dataset"):
         recipe[key] = str(ROOT / recipe[key])
@@ -169,7 +170,7 @@ def job_of(name: str, seed: int, work: Path, cache: FeatureCache | None) -> Run:
 
 
 class TimedTraining(Training):
-    """Keeps the CPU seconds of its evaluations apart."""
+    """Counts the CPU seconds of its evaluations separately."""
 
     evaluating = 0.0
 
@@ -181,8 +182,8 @@ class TimedTraining(Training):
 
 
 def training_of(run: Run, keys: dict[str, Any], seed: int, **limits: Any) -> TimedTraining:
-    """A training of the run's task with another fusion, from the weights that the seed gives; changes the run's model
-    and arguments. Of the keys of the recipe's model `absent` names a modality that is left out."""
+    """A training of the run's task with another fusion, with initial weights from the seed. It changes the run's model
+    and arguments. The key `absent` names a modality that is left out."""
     model_keys = {key: value for key, value in keys.items() if key != "absent"}
     recipe, run.model_args = run.model_args, replace(run.model_args, **model_keys)
     run.train_args = replace(run.train_args, seed=seed, **limits)
@@ -194,12 +195,12 @@ def training_of(run: Run, keys: dict[str, Any], seed: int, **limits: Any) -> Tim
 
 
 def without(run: Run, modality: str | None) -> MultimodalCollator:
-    """The run's collator, one modality left out of every row."""
+    """The run's collator, without one modality in every row."""
     return run.collator if modality is None else replace(run.collator, absent={modality: None})
 
 
 def seconds_per_step(training: Training, steps: int = 40, warm_up: int = 8) -> float:
-    """CPU seconds of one step, the loading of its batch included: the median of some."""
+    """CPU seconds of one step, including loading its batch: the median of a few steps."""
     training.loader.set_epoch(0)
     batches: Iterator[dict] = iter(training.loader)
     times = []
@@ -214,13 +215,13 @@ def run_once(run: Run, keys: dict[str, Any], seed: int, seconds: float, scores: 
     """Trains and tests once.
 
     Returns:
-        what is kept of it.
+        the results to keep.
     """
     asked = run.train_args
     step = seconds_per_step(training_of(run, keys, seed, max_steps=1000))
     steps = max(20, round(seconds / step))
     every = asked.eval_steps or max(10, steps // 8)
-    # No limit of wall time, as recipes have one: on a busy machine it would come first.
+    # The recipe's limit of wall time is removed: on a busy machine it would stop the run too early.
     training = training_of(run, keys, seed, max_steps=steps, eval_steps=every, max_train_seconds=None)
     before = time.process_time()
     training.train()
@@ -245,10 +246,10 @@ def run_once(run: Run, keys: dict[str, Any], seed: int, seconds: float, scores: 
 
 
 def key_of(task: str, method: str, seed: int, seconds: float | None = None) -> dict[str, Any]:
-    """What tells a run from all others; `seconds` in place of the task's."""
+    """The values that identify a run; `seconds` replaces the task's budget."""
     key = {"task": task, "method": method, "seed": seed, "seconds": seconds or TASKS[task].seconds}
     recipe = recipe_of(task)
-    recipe.pop("defaults_version")  # runs of before the recipes had it are the same
+    recipe.pop("defaults_version")  # so that runs from before this key still match
     return {**key, "recipe": recipe, "keys": METHODS[method]}
 
 
@@ -259,7 +260,8 @@ def read_runs(file: Path) -> list[dict[str, Any]]:
 
 
 def current(runs: Sequence[dict[str, Any]], seconds: float | None = None) -> list[dict[str, Any]]:
-    """Those of today's recipes, methods and budgets, in the order of the tasks; of each the first."""
+    """The runs with the present recipes, methods and budgets, in the order of the tasks; only the first of equal
+    ones."""
     chosen = []
     for task in TASKS:
         for method in methods_of(task):
@@ -279,8 +281,7 @@ def interval(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def summarise(runs: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
-    """By task and method: seeds, mean and interval of each score, and means of what it cost. The runs are those that
-    `current` gives."""
+    """By task and method: seeds, mean and interval of each score, and mean costs. `runs` come from `current`."""
     table: dict[str, dict[str, dict[str, Any]]] = {}
     for task, method in dict.fromkeys((run["task"], run["method"]) for run in runs):
         of_method = [run for run in runs if (run["task"], run["method"]) == (task, method)]
@@ -313,7 +314,7 @@ def markdown(table: dict[str, dict[str, dict[str, Any]]]) -> str:
         cells = [score_cell(table[task].get(method), task, score) for task, score in columns]
         lines.append(f"| `{method}` | {' | '.join(cells)} |")
     tasks = [task for task in TASKS if task in table]
-    lines += ["", f"| parameters that train, steps in the seconds | {' | '.join(tasks)} |"]
+    lines += ["", f"| trainable parameters, steps in the budget | {' | '.join(tasks)} |"]
     lines.append("|---" * (len(tasks) + 1) + "|")
     for method in methods:
         lines.append(f"| `{method}` | {' | '.join(cost_cell(table[task].get(method)) for task in tasks)} |")
@@ -321,7 +322,7 @@ def markdown(table: dict[str, dict[str, dict[str, Any]]]) -> str:
 
 
 def score_cell(entry: dict[str, Any] | None, task: str, score: str) -> str:
-    """One score of one method, with its interval; and how many seeds there are, where some are missing."""
+    """One score of one method, with its interval; and the number of seeds if some are missing."""
     if entry is None:
         return "–"
     value, half = entry["scores"][score]["mean"], entry["scores"][score]["half_width"]
@@ -333,12 +334,12 @@ def score_cell(entry: dict[str, Any] | None, task: str, score: str) -> str:
 
 
 def cost_cell(entry: dict[str, Any] | None) -> str:
-    """What one method took."""
+    """The cost of one method."""
     return "–" if entry is None else f"{entry['trainable_parameters'] / 1e6:.2f} M, {entry['steps']:,.0f}"
 
 
 def plot(table: dict[str, dict[str, dict[str, Any]]], path: Path):
-    """One panel a score, one point a method, with its interval."""
+    """One panel per score, one point per method, with its interval."""
     from matplotlib.figure import Figure
 
     columns, methods = columns_of(table), methods_in(table)
@@ -369,12 +370,12 @@ def write_report(runs: Sequence[dict[str, Any]], page: Path):
 
 
 def main():
-    """Makes the runs that are not there yet."""
+    """Makes the runs that do not exist yet."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     for name, known in (("tasks", TASKS), ("methods", METHODS)):
         parser.add_argument(f"--{name}", nargs="+", choices=list(known), default=list(known), help="left out, all")
-    parser.add_argument("--seeds", nargs="+", type=int, help="left out, those of each task")
-    parser.add_argument("--seconds", type=float, help="CPU seconds of training a run; left out, those of each task")
+    parser.add_argument("--seeds", nargs="+", type=int, help="left out, the seeds of each task")
+    parser.add_argument("--seconds", type=float, help="CPU seconds of training per run; left out, as the task says")
     parser.add_argument("--runs", type=Path, default=RUNS, help="JSON lines file that runs are added to")
     # --write_readme is the name of before.
     parser.add_argument(
@@ -393,10 +394,10 @@ def main():
     for name in arguments.tasks:
         task, cache, job = TASKS[name], None, None
         with tempfile.TemporaryDirectory(prefix="fusions_") as work:
-            # Seed by seed, so that an unfinished task has every method once.
+            # Seed by seed, so that an unfinished task has complete seeds.
             for seed in task.seeds if arguments.seeds is None else arguments.seeds:
                 if task.splits:
-                    job = None  # each seed has parts of its own
+                    job = None  # each seed has its own parts
                 for method in (method for method in methods_of(name) if method in arguments.methods):
                     key = key_of(name, method, seed, arguments.seconds)
                     if any(key.items() <= run.items() for run in read_runs(arguments.runs)):

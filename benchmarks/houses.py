@@ -1,14 +1,14 @@
-"""Prices of houses from four photographs and a table: a regression, beside a guess and a straight line.
+"""Prices of houses from four photographs and a table: a regression, compared with a constant guess and a linear model.
 
-    python benchmarks/houses.py houses.zip --seconds 180            # three cuts; what is there is kept
+    python benchmarks/houses.py houses.zip --seconds 180            # three splits; finished runs are kept
     python benchmarks/houses.py houses.zip --steps 480 --cuts 0
 
-The archive is that of Ahmed and Moustafa (2016, arXiv 1609.08399): `Houses Dataset/` with `HousesInfo.txt` and four
-photographs a house. Each fusion is trained on the logarithm of the price, on dollars, and on thousands of dollars,
-which have to come to the same prices as dollars. All are measured by the RMSE of log10 of the price on the test part;
-a prediction that is not positive is counted, and taken for one dollar. The guess is the mean of the training rows, the
-straight line scikit-learn's ridge on the table, on the pooled features of the same frozen encoder and on both, its
-strength chosen on the validation part. The figures stay in `results/houses.json`.
+The archive is from Ahmed and Moustafa (2016, arXiv 1609.08399): `Houses Dataset/` with `HousesInfo.txt` and four
+photographs per house. Each fusion is trained on the logarithm of the price, on dollars, and on thousands of dollars;
+the last two must give the same prices. All are measured by the RMSE of log10 of the price on the test part. A
+prediction that is not positive is counted, and replaced by one dollar. The guess is the mean of the training rows.
+The linear model is scikit-learn's ridge on the table, on the pooled features of the same frozen encoder, and on both;
+its strength is chosen on the validation part. The results go into `results/houses.json`.
 """
 
 import argparse
@@ -46,7 +46,7 @@ FUSIONS = {
 
 
 def unpack(archive: Path):
-    """The archive as a table of paths and numbers, once."""
+    """Makes a table of paths and numbers from the archive, once."""
     file = DATA / "houses.csv"
     if file.exists():
         return
@@ -69,7 +69,7 @@ def unpack(archive: Path):
 
 
 def prepare(fusion: str, unit: str, cut: int, budget: list[str], cache: FeatureCache | None) -> Run:
-    """One run, with the features of photographs that were encoded before."""
+    """One run, with features of photographs that were computed before."""
     words = ["--dataset", str(DATA / "houses.csv"), "--image_column", *PHOTOS, "--table_columns", *TABLE]
     words += ["--label_column", UNITS[unit], "--vision_encoder", str(ROOT / "data/encoders/mobilenet-v2")]
     words += ["--freeze_encoders", "true", "--test_fraction", "0.2", "--seed", str(cut), "--floors", "false"]
@@ -82,7 +82,7 @@ def prepare(fusion: str, unit: str, cut: int, budget: list[str], cache: FeatureC
 
 
 def to_dollars(values: torch.Tensor, unit: str) -> np.ndarray:
-    """Labels or predictions of a unit as dollars."""
+    """Labels or predictions, converted from their unit to dollars."""
     numbers = values.double().flatten().numpy()
     return 10**numbers if unit == "log10" else numbers * (1000 if unit == "thousands" else 1)
 
@@ -106,7 +106,7 @@ def run_once(run: Run, unit: str) -> dict[str, Any]:
 
 
 def features(run: Run, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """What the straight line sees of each row: the table, zip codes one column each, and pooled features."""
+    """The features of the linear model: the table, with one column per zip code, and pooled features."""
     rows = run.all_rows(split, [*run.columns.images, *TABLE])
     codes = sorted({row["zip"] for row in run.all_rows("train", ["zip"])})
     table, photos = [], []
@@ -121,7 +121,7 @@ def features(run: Run, split: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def straight_line(run: Run) -> dict[str, float]:
-    """The guess and ridges on log10 of the price."""
+    """The errors of the constant guess and of the ridges, on log10 of the price."""
     labels = {split: run.labels(split).double().numpy() for split in run.splits}
     errors_of = {"mean": float(np.sqrt(np.mean((labels["test"] - labels["train"].mean()) ** 2)))}
     blocks: dict[str, dict[str, np.ndarray]] = {"table": {}, "photos": {}}
@@ -142,7 +142,7 @@ def straight_line(run: Run) -> dict[str, float]:
 
 
 def summary(results: dict[str, Any]) -> dict[str, Any]:
-    """Means over the cuts, and how far the prices of thousands are from those of dollars."""
+    """Means over the splits, and the difference between prices from thousands and from dollars."""
     cuts = list(results["cuts"].values())
     means: dict[str, Any] = {}
     for name in cuts[0]["floors"]:
@@ -165,11 +165,11 @@ def summary(results: dict[str, Any]) -> dict[str, Any]:
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("archive", type=Path, help="houses.zip")
-    parser.add_argument("--cuts", type=int, nargs="+", default=[0, 1, 2], help="Seeds of cut and training.")
+    parser.add_argument("--cuts", type=int, nargs="+", default=[0, 1, 2], help="Seeds of split and training.")
     parser.add_argument("--fusions", nargs="+", default=list(FUSIONS), choices=FUSIONS)
     parser.add_argument("--units", nargs="+", default=list(UNITS), choices=UNITS)
     parser.add_argument("--seconds", type=float, help="Wall time of each training.")
-    parser.add_argument("--epochs", type=int, default=40, help="Passes over the training rows.")
+    parser.add_argument("--epochs", type=int, default=40, help="Training epochs.")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--report", type=Path, default=REPORT)
     args = parser.parse_args()

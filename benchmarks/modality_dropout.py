@@ -1,13 +1,13 @@
-"""What `modality_dropout` costs or brings: each packaged recipe with 0 and with 0.1, on the same seeds.
+"""The effect of `modality_dropout` on the score: each packaged recipe with 0 and with 0.1, on the same seeds.
 
-    python benchmarks/modality_dropout.py                              # those that the JSON does not have
+    python benchmarks/modality_dropout.py                              # the runs that the JSON lacks
     python benchmarks/modality_dropout.py --recipes easy_vqa record --seeds 0 1 2
-    python benchmarks/modality_dropout.py --write_table                # Markdown of what is there
+    python benchmarks/modality_dropout.py --write_table                # only prints the table of known results
 
-A model that never saw a row without a modality answers such rows at random, and then an explanation by absent
-modalities says nothing: the score with each modality absent stands beside the score. The figures of each run go into
-`results/modality_dropout.json` once it has ended, so that the script may be stopped and started again. Recipes whose
-data are not here, and those of one modality, are left out, and said.
+A model that never saw a row without a modality gives random answers to such rows, and then explanations with absent
+modalities are meaningless. So the score with each modality absent is measured too. The results of each run go into
+`results/modality_dropout.json` when it has ended, so the script may be stopped and started again. Recipes without data
+on this machine, and recipes with one modality, are left out with a message.
 """
 
 import argparse
@@ -37,7 +37,7 @@ RATES = (0.0, 0.1)
 
 
 def run_once(recipe: str, rate: float, seed: int, seconds: int | None) -> dict[str, Any] | None:
-    """Trains and tests a recipe at one rate; None where it has one modality, for which there is nothing to drop."""
+    """Trains and tests a recipe at one rate; None if it has only one modality, which cannot be dropped."""
     folder = tempfile.mkdtemp(prefix="modality_dropout_")
     words = [str(packaged_recipes()[f"{recipe}.yaml"]), "--output_dir", folder, "--overwrite_output_dir", "true"]
     words += ["--modality_dropout", str(rate), "--seed", str(seed), "--floors", "false", "--report_to", "none"]
@@ -55,7 +55,7 @@ def run_once(recipe: str, rate: float, seed: int, seconds: int | None) -> dict[s
             collator = run.collator if name is None else replace(run.collator, absent={name: None})
             try:
                 _, report = evaluate(run, run.model, collator, "test")
-            except ValueError as error:  # a search without what it searches
+            except ValueError as error:  # a search without the items to search
                 scores[f"without {name}"] = str(error)
                 continue
             metric = next(iter(report["metrics"]))
@@ -77,7 +77,7 @@ def cell(values: list[float]) -> str:
 
 
 def markdown(runs: list[dict[str, Any]]) -> str:
-    """One row a recipe and score: the two rates side by side."""
+    """One row per recipe and score, with a column for each of the two rates."""
     lines = ["| recipe | score | " + " | ".join(f"{rate:g}" for rate in RATES) + " |", "|---|---|---|---|"]
     for recipe in dict.fromkeys(run["recipe"] for run in runs):
         chosen = [run for run in runs if run["recipe"] == recipe]
@@ -90,13 +90,13 @@ def markdown(runs: list[dict[str, Any]]) -> str:
 
 
 def main():
-    """Makes the runs that are not there yet."""
+    """Makes the runs that do not exist yet."""
     known = [name.removesuffix(".yaml") for name in packaged_recipes()]
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--recipes", nargs="+", choices=known, default=known, help="left out, all")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="left out, three")
-    parser.add_argument("--seconds", type=int, help="of training, a run; left out, as the recipe says")
-    parser.add_argument("--write_table", action="store_true", help="print the table of what is there, run nothing")
+    parser.add_argument("--seconds", type=int, help="seconds of training per run; left out, as the recipe says")
+    parser.add_argument("--write_table", action="store_true", help="only print the table of known results")
     arguments = parser.parse_args()
     if not arguments.write_table:
         torch.set_num_threads(1)

@@ -1,10 +1,10 @@
-"""What the recipe `recommend` must be held against: three ways to guess ratings of MovieLens-100k without any text.
+"""Floors (baselines) for the recipe `recommend`: three ways to predict ratings of MovieLens-100k without any text.
 
     python benchmarks/movielens_floors.py [data/movielens]
 
-The mean of all training ratings; that with the viewer's and the film's own deviations from it; and matrix
-factorisation with biases (Koren et al. 2009, equations 4 and 5), by stochastic gradients, its width and penalty chosen
-on the validation part. RMSE on the test part, into `results/movielens_floors.json`.
+They are: the mean of all training ratings; the mean plus biases of viewer and film; and matrix factorisation with
+biases (Koren et al. 2009, equations 4 and 5) by stochastic gradient descent, with width and penalty chosen on the
+validation part. The RMSE on the test part goes into `results/movielens_floors.json`.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def tensors(part: Dataset) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 class Factors(torch.nn.Module):
-    """Mean, biases and, where the width is above 0, factors."""
+    """Mean, biases and, if the width is above 0, factors."""
 
     def __init__(self, users: int, movies: int, width: int, mean: float):
         super().__init__()
@@ -41,7 +41,7 @@ class Factors(torch.nn.Module):
             torch.nn.init.normal_(table.weight, std=0.05)
 
     def forward(self, users: torch.Tensor, movies: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The ratings, and the squares of all that was looked up for each."""
+        """The predicted ratings, and the sum of squares of the parameters used for each."""
         rows = [table(ids) for table, ids in zip(self.biases, (users, movies))]
         rating, squares = self.mean + (rows[0] + rows[1]).squeeze(1), rows[0].square() + rows[1].square()
         if self.width:
@@ -52,7 +52,7 @@ class Factors(torch.nn.Module):
 
 
 def fit(parts: dict, width: int, penalty: float, seed: int = 0) -> tuple[float, float]:
-    """RMSE on validation, at its best epoch, and on test, then."""
+    """RMSE on validation at the best epoch, and RMSE on test at this epoch."""
     torch.manual_seed(seed)
     users, movies, ratings = parts["train"]
     counts = [max(int(part[place].max()) for part in parts.values()) + 1 for place in (0, 1)]

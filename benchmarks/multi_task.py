@@ -1,12 +1,12 @@
-"""Two tasks learned together, beside each learned alone: OpenMoji's category and sentiment, from picture and name.
+"""Two tasks trained together, compared with each alone: OpenMoji's category and sentiment, from picture and name.
 
-    python benchmarks/multi_task.py              # some 40 minutes of CPU time
+    python benchmarks/multi_task.py              # about 40 minutes of CPU time
     python benchmarks/multi_task.py --seeds 0 1
 
 Four models of one recipe (`openmoji_multi_task`) on the same rows: category alone, sentiment
 alone, both with the losses summed ('shared network'), both with learned weights (uncertainty, Kendall et al. 2018).
-The emoji are cut into parts anew for each seed. Sentiment is measured on emoji that were seen often enough for it to
-be known; what is known of the others is learned from, by its weight. Writes `results/multi_task.json`, all runs in it.
+The emoji are split into parts again for each seed. Sentiment is measured on emoji with enough observations for a
+reliable value. Other emoji are used for training, with a weight. Writes all runs into `results/multi_task.json`.
 """
 
 import argparse
@@ -42,7 +42,8 @@ SCORES = ("category_accuracy", "sentiment_spearman")
 
 
 def parts_of(full: DatasetDict, seed: int) -> DatasetDict:
-    """All emoji, cut into parts by a seed; the sentiment of those that were seldom seen is for training alone."""
+    """All emoji, split into parts by a seed. The sentiment of emoji with few observations is used for training
+    only."""
     rows = concatenate_datasets(list(full.values()))
     parts = cut(rows.select(sorted(range(len(rows)), key=rows["row_id"][:].__getitem__)), seed)
     for name in ("validation", "test"):
@@ -62,11 +63,11 @@ def run_once(
     """Trains one model and tests it.
 
     Returns:
-        its scores by the names of several tasks, what it cost, and the features of all items.
+        its scores by the names of a run with several tasks, its costs, and the features of all items.
     """
     recipe = work / "recipe.yaml"
     text = RECIPE.read_text(encoding="utf-8").replace("data/", f"{ROOT / 'data'}/")
-    if "--label_column" in METHODS[method]:  # by task, which there is but one of
+    if "--label_column" in METHODS[method]:  # these keys are by task, and there is only one
         weight = "sentiment_weight" if "sentiment" in METHODS[method] else "null"
         text = text.replace("{sentiment: sentiment_weight}", weight)
     recipe.write_text(text, encoding="utf-8")
@@ -90,8 +91,8 @@ def run_once(
 
 
 def summarise(runs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """By method and score: the mean, its spread over the seeds, and the mean difference from the model of that task
-    alone, seed by seed."""
+    """By method and score: the mean, its spread over the seeds, and the mean difference, paired by seed, from the
+    model that was trained on this task alone."""
     table: dict[str, dict[str, Any]] = {}
     for method in METHODS:
         for score in SCORES:
@@ -138,7 +139,7 @@ def main():
     print(f"\n{'':<18}" + "".join(f"{score:>44}" for score in SCORES))
     for method, scores in report["table"].items():
         cells = [
-            f"{known['mean']:.4f} ± {known['deviation'] or 0:.4f} ({known['beside_alone']:+.4f} beside alone)"
+            f"{known['mean']:.4f} ± {known['deviation'] or 0:.4f} ({known['beside_alone']:+.4f} compared with alone)"
             if (known := scores.get(score))
             else "–"
             for score in SCORES

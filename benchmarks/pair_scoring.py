@@ -1,14 +1,14 @@
-"""Every text with every image: MMFusionForRetrieval.score_pairs against BlipForImageTextRetrieval, in turn in one
-process.
+"""Scores every text with every image: MMFusionForRetrieval.score_pairs compared with BlipForImageTextRetrieval, in
+turn in one process.
 
     python benchmarks/pair_scoring.py --output benchmarks/results/pair_scoring.json
 
-Base size: ViT-B/16, BERT-base, default fusion of 4 layers; BLIP base has parameters within a tenth of that. Three
-ways, round by round: ours, all pairs of 100 texts and 100 images, encoding included; BLIP's own forward, in batches of
-eight pairs; BLIP with the states of each image computed once by hand, which leaves its text encoder to each pair
-(their encoding is not counted). Pictures are photographs, texts real questions; weights are random, since no timing
-depends on them, but for the gates of the fusion, which are opened, so that nothing is zero. What `score_pairs` gives
-is compared with one forward a pair.
+Base size: ViT-B/16, BERT-base, default fusion with 4 layers; BLIP base has the same number of parameters within 10 %.
+Three ways are timed in turn: ours, for all pairs of 100 texts and 100 images, including encoding; BLIP's own forward,
+in batches of eight pairs; and BLIP with image states that are computed once by hand (not counted), so that only its
+text encoder runs for each pair. Pictures are photographs, and texts are real questions. Weights are random, since the
+time does not depend on them; only the gates of the fusion are opened, so that its outputs are not zero. The scores of
+`score_pairs` are compared with one forward per pair.
 """
 
 import argparse

@@ -1,22 +1,23 @@
-"""The recipes on photographs beside what needs no fusion: a straight line, a caption of the nearest photograph.
+"""The recipes on photographs, compared with floors without a fusion: a linear model, or a caption of the nearest
+photograph.
 
-    python benchmarks/photographs.py --houses HOUSES.zip --flickr FLICKR.zip      # 5 cuts each; what is there is kept
-    python benchmarks/photographs.py --houses HOUSES.zip --cuts 0 1 --threads 2 --num_train_epochs 5
+    python benchmarks/photographs.py --houses HOUSES.zip --flickr FLICKR.zip      # 5 splits each; finished runs are
+    kept python benchmarks/photographs.py --houses HOUSES.zip --cuts 0 1 --threads 2 --num_train_epochs 5
     python benchmarks/photographs.py --flickr FLICKR.zip --tasks flickr_captioning --cuts 0
 
-The archives are those of `mm_hf prepare houses` and `mm_hf prepare flickr8k`; each cut is built with a seed of its
-own. Photographs and captions are encoded once, for all cuts. Further flags are keys of the recipes. The figures stay
-in `results/photographs.json`, photographs and captions do not.
+The archives are the same as for `mm_hf prepare houses` and `mm_hf prepare flickr8k`; each split has its own seed.
+Photographs and captions are encoded once for all splits. Other flags are keys of the recipes. The results are kept in
+`results/photographs.json`; photographs and captions are not kept.
 
-- `houses_price`: RMSE of log10 of the price. The floors are the mean, the same recipe with photographs or table alone,
-  and scikit-learn's ridge on the table (with the logarithm of the area, and a column a zip code), on the pooled
-  features of the four photographs, and on both. Its strength is chosen on the validation part, and so is the weight of
-  the photographs beside the table.
-- `flickr_retrieval`: the mean of recall at 1, 5 and 10 in both directions. The floor is a ridge map from the pooled
-  photograph to the mean-pooled caption, its strength chosen on the validation part.
-- `flickr_captioning`: chrF of what is written for each photograph of the test part, the mean over its captions. The
-  floors are captions of the training photograph whose pooled features are nearest: the mean of all of them, and the
-  one that is most like the others. Tens of minutes on a CPU: not among the tasks unless named.
+- `houses_price`: RMSE of log10 of the price. The floors are the mean, the same recipe with photographs or table only,
+  and scikit-learn's ridge on the table (with the logarithm of the area, and one column per zip code), on the pooled
+  features of the four photographs, and on both. The strength of the ridge and the weight of the photographs are chosen
+  on the validation part.
+- `flickr_retrieval`: the mean of recall at 1, 5 and 10 in both directions. The floor is a ridge regression from the
+  pooled photograph to the mean-pooled caption, with its strength chosen on the validation part.
+- `flickr_captioning`: chrF of the generated text for each test photograph, the mean over its captions. The floors are
+  captions of the training photograph with the nearest pooled features: the mean over all its captions, and the caption
+  that is most similar to the others. It takes tens of minutes on a CPU, so it only runs if it is named.
 """
 
 import argparse
@@ -54,14 +55,14 @@ MAP_STRENGTHS = 10.0 ** np.arange(1, 7)  # of a map between features as they are
 
 
 def built(module: Any, archive: Path, cut: int) -> Path:
-    """The folder of a cut."""
+    """The folder of a split."""
     folder = ROOT / f"data/photographs/{module.__name__.rpartition('.')[2]}-{cut}"
     module.main([str(archive), str(folder), "--seed", str(cut)])
     return folder
 
 
 def opened(task: str, folder: Path, cut: int, words: list[str], items: dict[str, Any]) -> Run:
-    """A run of the recipe on this cut, with the features that `items` has, by modality and key; others go in."""
+    """A run of the recipe on this split. It uses the features in `items`, by modality and key, and adds new ones."""
     words = [str(ROOT / f"mm_hf/recipes/{task}.yaml"), "--dataset", str(folder), "--seed", str(cut), *words]
     words += ["--output_dir", str(RUNS / f"{task}-{cut}"), "--overwrite_output_dir", "true"]
     words += ["--report_to", "none", "--floors", "false"]
@@ -77,7 +78,7 @@ def opened(task: str, folder: Path, cut: int, words: list[str], items: dict[str,
 
 
 def trained(run: Run, alone: str | None = None) -> tuple[Any, dict[str, float], float]:
-    """Trains, anew where one modality is to be seen `alone`.
+    """Trains; with `alone`, a new model that only sees this modality.
 
     Returns:
         the model's answers to the test part, its metrics, and the CPU seconds of training.
@@ -94,7 +95,7 @@ def trained(run: Run, alone: str | None = None) -> tuple[Any, dict[str, float], 
 
 
 def pooled(run: Run, row: dict[str, Any], modality: str) -> torch.Tensor:
-    """The features of a row's items, the mean over their tokens, side by side."""
+    """The features of a row's items: the means over their tokens, concatenated."""
     means = []
     for key in run.collator.item_keys(row, modality):
         for level in run.collator.cache.items[modality][key][0]:
@@ -103,7 +104,7 @@ def pooled(run: Run, row: dict[str, Any], modality: str) -> torch.Tensor:
 
 
 def photo_of(run: Run, row: dict[str, Any]) -> str:
-    """What tells the photograph of a row from others."""
+    """The key of a row's photograph."""
     return run.collator.item_keys(row, "vision")[0]
 
 
@@ -209,7 +210,8 @@ MEASURES = {
 
 
 def summary(cuts: list[dict[str, float]]) -> dict[str, Any]:
-    """Means over the cuts, and how far the recipe is ahead of each floor, cut by cut, with a 95 % interval of t."""
+    """Means over the splits, and the difference between recipe and each floor, paired by split, with a 95 % interval
+    by Student's t."""
     from scipy.stats import t
 
     means = {name: float(np.mean([cut[name] for cut in cuts])) for name in cuts[0]}
@@ -227,7 +229,7 @@ def main():
     parser.add_argument("--houses", type=Path, help="archive or folder of the houses")
     parser.add_argument("--flickr", type=Path, help="archive or folder of Flickr8k")
     parser.add_argument("--tasks", nargs="+", default=["houses_price", "flickr_retrieval"], choices=MEASURES)
-    parser.add_argument("--cuts", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="seeds of cut and training")
+    parser.add_argument("--cuts", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="seeds of split and training")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--report", type=Path, default=REPORT)
     args, keys = parser.parse_known_args()

@@ -1,15 +1,15 @@
-"""How long photographs of a camera take until a training can begin: in full and one process, as before; with JPEG
-draft decoding and workers; and a second time, from the features on disk.
+"""The time from the start until training begins, for camera photographs: decoded in full by one process, as before;
+with JPEG draft decoding and workers; and a second time, with the features on disk.
 
     python benchmarks/photos.py houses.zip --photos 1712
     python benchmarks/photos.py houses.zip --photos 100 --memory
 
-The archive is that of Ahmed and Moustafa (2016, arXiv 1609.08399). Its small photographs are enlarged to the size of a
-camera's in a folder that is removed in the end. Each way is measured in a process of its own: seconds of encoding, and
-until the first step could be made, from the call on (loading Python's modules comes before it); how often the encoder
-was called; and the peak of its memory, after all features were read once as an epoch of training does. `--memory` adds
-the last way for four times as many photographs. `before` is what commit 3b3e213 did: `--defaults_version 2` with its
-keys, of which the features have to be those of that commit.
+The archive is from Ahmed and Moustafa (2016, arXiv 1609.08399). Its small photographs are enlarged to the size of
+camera photographs, in a folder that is removed at the end. Each way is measured in its own process: seconds of
+encoding; seconds from the call until the first step (without loading Python's modules); number of calls of the
+encoder; and peak memory after all features were read once, as in an epoch of training. `--memory` repeats the last
+way with four times as many photographs. `before` is the behaviour of commit 3b3e213: `--defaults_version 2` with its
+keys. The features must be the same as at that commit.
 """
 
 import argparse
@@ -39,7 +39,7 @@ WAYS = {
 
 
 def enlarge(archive: str, name: str, to: str, side: int):
-    """One photograph of the archive, its longer side so many pixels."""
+    """One photograph of the archive, resized to this length of the longer side in pixels."""
     with zipfile.ZipFile(archive) as opened, opened.open(name) as file:
         image = Image.open(file).convert("RGB")
     scale = side / max(image.size)
@@ -48,7 +48,7 @@ def enlarge(archive: str, name: str, to: str, side: int):
 
 
 def make(archive: str, folder: Path, count: int, side: int) -> Path:
-    """So many photographs and a table of them; where the archive has fewer, some come again in another size."""
+    """Makes photographs and a table of them. If the archive has too few, some are repeated in another size."""
     folder.mkdir(parents=True)
     with zipfile.ZipFile(archive) as opened:
         names = sorted(name for name in opened.namelist() if name.endswith(".jpg"))
@@ -67,7 +67,7 @@ def make(archive: str, folder: Path, count: int, side: int) -> Path:
 
 
 def measure(table: str, encoder: str, output_dir: str, flags: list[str]):
-    """In a process of its own: opens the run, reads all features once, and prints the figures."""
+    """Runs in its own process: opens the run, reads all features once, and prints the results."""
     from mm_hf.models.modeling_mm_fusion import MMFusionModel
     from mm_hf.training import open_run as opening
 
@@ -84,7 +84,7 @@ def measure(table: str, encoder: str, output_dir: str, flags: list[str]):
         found = build_cache(*args, **kwargs)
         MMFusionModel.encode = encode
         figures["encode_seconds"] = time.perf_counter() - began
-        # Workers count as far as they have ended.
+        # Only workers that have ended are counted.
         figures["encode_cpu_seconds"] = sum(os.times()[:4]) - sum(used[:4])
         return found
 
@@ -104,7 +104,7 @@ def measure(table: str, encoder: str, output_dir: str, flags: list[str]):
 
 
 def measured(way: str, table: Path, encoder: Path, work: Path) -> dict[str, float]:
-    """The figures of one way, from a process of its own."""
+    """The results of one way, measured in its own process."""
     words = [sys.executable, __file__, "--child", str(table), str(encoder), str(work / f"{table.parent.name}-{way}")]
     environment = {**os.environ, "MM_HF_CACHE": str(work / f"cache-{table.parent.name}"), "PYTHONPATH": str(ROOT)}
     done = subprocess.run([*words, *WAYS[way]], env=environment, stdout=subprocess.PIPE, text=True, check=True)
@@ -121,11 +121,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("archive", help="houses.zip")
     parser.add_argument("--photos", type=int, default=1712)
-    parser.add_argument("--side", type=int, default=3000, help="of a photograph, in pixels")
+    parser.add_argument("--side", type=int, default=3000, help="longer side of a photograph, in pixels")
     parser.add_argument("--encoder", type=Path, default=ENCODER)
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
-    parser.add_argument("--memory", action="store_true", help="also four times as many photographs, as now and again")
-    parser.add_argument("--work", type=Path, help="folder for what is made; left out, one that is removed")
+    parser.add_argument("--memory", action="store_true", help="also measure four times as many photographs")
+    parser.add_argument("--work", type=Path, help="working folder; left out, one that is removed at the end")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.work) as folder:
         work = Path(folder)

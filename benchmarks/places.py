@@ -1,8 +1,9 @@
-"""Title and body of a review as two places of one encoder, against both in one text: stars of 23,486 real reviews.
+"""Title and body of a review as two places of one encoder, compared with both in one text: stars of 23,486 real
+reviews.
 
-    python benchmarks/places.py --output benchmarks/results/places.json     # some 15 minutes on two cores
+    python benchmarks/places.py --output benchmarks/results/places.json     # about 15 minutes on two cores
 
-Both variants of a seed learn from the same rows for the same number of steps, and are measured on the same test part.
+For each seed, both variants train on the same rows for the same number of steps, and use the same test part.
 """
 
 import argparse
@@ -25,7 +26,7 @@ VARIANTS = {"one_text": ["text"], "two_places": ["title", "body"]}
 SETTINGS = {
     "text_encoder": "data/encoders/lstm-reviews",  # mm_hf prepare recurrent …, see recipes/sentiment.yaml
     "max_text_length": 100,
-    "fusion": "merged_attention",  # one that sees tokens: it can tell the places apart
+    "fusion": "merged_attention",  # it uses tokens, so it can distinguish the places
     "fusion_hidden_size": 64,
     "fusion_layers": 1,
     "fusion_dropout": 0.2,
@@ -40,7 +41,7 @@ SETTINGS = {
 
 
 def write_rows(file: Path):
-    """The reviews as a CSV: title, body, both in one text, and the stars."""
+    """Writes the reviews as a CSV: title, body, both in one text, and the stars."""
     rows = pd.read_parquet(package_path(PACKAGE, FILE))[["Title", "Review Text", "Rating"]]
     rows.columns = ["title", "body", "stars"]
     rows = rows[rows.title.notna() | rows.body.notna()]
@@ -69,8 +70,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--folder", type=Path, default=ROOT / "runs/places", help="default: %(default)s")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: %(default)s")
-    parser.add_argument("--steps", type=int, default=600, help="of each run; default: %(default)s")
-    parser.add_argument("--output", type=Path, help="JSON file for the figures")
+    parser.add_argument("--steps", type=int, default=600, help="steps per run; default: %(default)s")
+    parser.add_argument("--output", type=Path, help="JSON file for the results")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     rows = args.folder / "reviews.csv"

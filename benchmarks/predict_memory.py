@@ -1,7 +1,7 @@
-"""What `mm_hf predict` needs of memory and time over many rows: it must not grow with them.
+"""Memory and time of `mm_hf predict` over many rows: memory must not grow with the number of rows.
 
-Makes a CSV of texts, numbers and small pictures, some hundred distinct ones, predicts it with a tiny checkpoint of the
-tests, and notes the memory of the process after every thousand rows.
+Makes a CSV of texts, numbers and small pictures (about a hundred distinct ones), predicts it with a tiny checkpoint
+from the tests, and records the memory of the process after every thousand rows.
 
     python benchmarks/predict_memory.py FOLDER --rows 100000
 """
@@ -24,11 +24,11 @@ from mm_hf.commands.prediction.output import PredictionFile
 CHECKPOINT = Path(__file__).parents[1] / "tests/data/checkpoints/heads/classification"
 WORDS = ("what", "colour", "is", "the", "house", "red", "green", "blue", "big", "small", "?", "a,b", 'say "so"', "007")
 PICTURES = 300
-FIRST = 1000  # rows after which memory must not grow
+FIRST = 1000  # memory must not grow after so many rows
 
 
 def make_rows(folder: Path, rows: int) -> Path:
-    """A CSV, with its pictures beside it; a few rows have none."""
+    """Makes a CSV, with its pictures beside it. A few rows have no picture."""
     draw = np.random.default_rng(0)
     (folder / "photos").mkdir(parents=True, exist_ok=True)
     for number in range(PICTURES):
@@ -52,7 +52,7 @@ def words_of(table: Path, output: Path, *more: str) -> list[str]:
 
 
 def main():
-    """Makes the rows, predicts them, and prints what it took as one line of JSON, the last."""
+    """Makes the rows, predicts them, and prints memory and time as JSON in the last line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rows", type=int, default=100_000)

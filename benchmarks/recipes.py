@@ -4,10 +4,10 @@
     python benchmarks/recipes.py --recipes cnn_gru_sum    # these alone
     python benchmarks/recipes.py --write_docs             # the table of what is there
 
-Each is trained, measured by `mm_hf evaluate`, and asked about one row in a process that cannot import mm_hf. All
-of it stays in `runs/recipes/<recipe>`, what the scripts say in `runs/recipes/<recipe>.log`; the figures go into
-`results/recipes.json`, the card into `model_cards/`. An interrupted call goes on with those that its folder lacks.
-These models are small: two of them side by side, each on its share of the cores, take little more time than one.
+Each recipe is trained, measured by `mm_hf evaluate`, and asked about one row in a process that cannot import mm_hf.
+The run stays in `runs/recipes/<recipe>`, the output of the scripts in `runs/recipes/<recipe>.log`. The results go into
+`results/recipes.json`, and the card into `model_cards/`. If the script is interrupted, the next call runs the missing
+recipes. The models are small: two at the same time, each on its share of the cores, take little more time than one.
 """
 
 import argparse
@@ -37,16 +37,16 @@ ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs/recipes"
 REPORT = ROOT / "benchmarks/results/recipes.json"
 ASK = Path(__file__).with_name("ask_without_package.py")
-ASKED = "asked.json"  # the last thing that is written into a run's folder
+ASKED = "asked.json"  # the last file that is written into a run's folder
 BEGIN, END = "<!-- recipes -->", "<!-- end of recipes -->"
 
 
 class System(NamedTuple):
-    """What a recipe shows, and the budget that it is trained with here."""
+    """The system that a recipe shows, and its training budget here."""
 
     what: str
     seconds: int
-    also: str | None = None  # a metric that is shown beside the first
+    also: str | None = None  # another metric to show after the first
 
 
 SYSTEMS = {
@@ -79,8 +79,8 @@ SYSTEMS = {
 
 
 def call(*words: Any, log: Path | None = None, jobs: int = 1) -> str:
-    """Runs a script, one of so many `jobs` that share the cores, and gives what it printed. `log` takes its progress;
-    None: that is shown.
+    """Runs a script and returns its output. The cores are shared between `jobs` scripts. Its progress goes into `log`;
+    None: it is shown.
 
     Raises:
         RuntimeError: it failed.
@@ -96,12 +96,12 @@ def call(*words: Any, log: Path | None = None, jobs: int = 1) -> str:
             text=True,
         )
     if ended.returncode:
-        raise RuntimeError(f"{' '.join(map(str, words))} failed: {log or 'what it wrote above'} says why.")
+        raise RuntimeError(f"{' '.join(map(str, words))} failed: see {log or 'its output above'}.")
     return ended.stdout
 
 
 def row_of(recipe: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """One row of the test part as a pipeline takes it, its picture and sound written into the folder."""
+    """One test row in the form of a pipeline. Its picture and sound are written into the folder."""
     part = load_from_disk(str(ROOT / recipe["dataset"]))["test"]
     row = part[0]
     inputs: dict[str, Any] = {}
@@ -128,9 +128,9 @@ def row_of(recipe: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def run_one(name: str, jobs: int) -> dict[str, Any]:
-    """Trains one of so many recipes (`jobs`) that run at a time, measures and asks. Gives by task the score with its
-    interval and the floors; what it cost; what it answered. Without the recipe's data, which not every machine has,
-    `skipped`: why."""
+    """Trains and measures one recipe, and asks its model about one row; `jobs` recipes run at the same time. Returns
+    by task the score with its interval and the floors, the costs, and the answer. If the recipe's data is not on this
+    machine, the result has the reason in `skipped`."""
     began, folder = time.perf_counter(), RUNS / name
     recipe_file = ROOT / f"training/recipes/{name}.yaml"
     data = read_recipe(recipe_file)["dataset"]
@@ -156,7 +156,7 @@ def run_one(name: str, jobs: int) -> dict[str, Any]:
         "wall_seconds": round(time.perf_counter() - began, 1),
         "jobs": jobs,
         "seed": results["seed"],
-        # Of embeddings how alike they are: the numbers say nothing.
+        # For embeddings, keep their similarity: the numbers themselves have no meaning.
         "answer_without_package": answer.get("similarity", answer) if isinstance(answer, dict) else answer,
         "commit": commit_or_version(),
         **results["hardware"],
@@ -164,7 +164,7 @@ def run_one(name: str, jobs: int) -> dict[str, Any]:
 
 
 def pipeline_of(recipe: dict[str, Any]) -> list[str]:
-    """The name of the pipeline that answers about a row, where a checkpoint has several, or none of its own."""
+    """The name of the pipeline for a row, if a checkpoint has several pipelines, or none of its own."""
     if recipe["task"] == "retrieval":
         return ["multimodal-feature-extraction"]
     if recipe["task"] != "generation":
@@ -173,8 +173,8 @@ def pipeline_of(recipe: dict[str, Any]) -> list[str]:
 
 
 def measure(run: Callable[..., str], folder: Path, results: dict[str, Any], also: str | None) -> dict[str, Any]:
-    """By task the score with its interval and the floors, by `mm_hf evaluate`. `run` runs a script, see `call`;
-    `also`: see `System`."""
+    """The score of each task with its interval and the floors, from `mm_hf evaluate`. `run` runs a script, see `call`;
+    for `also` see `System`."""
     run("training/evaluate.py", "--model", folder)
     labels = results["recipe"]["label_column"]
     scores = {}
@@ -186,7 +186,7 @@ def measure(run: Callable[..., str], folder: Path, results: dict[str, Any], also
             name.removeprefix(f"{task}_"): value
             for name, value in results["floors"].items()
             if task is None or name.startswith(f"{task}_")
-            if not name.endswith("mae_of_median")  # it is held against another metric
+            if not name.endswith("mae_of_median")  # it is for another metric
         }
         scores[measured["label_column"]] = {"metric": metric, **score, "floors": floors}
         if also is not None:
@@ -195,8 +195,8 @@ def measure(run: Callable[..., str], folder: Path, results: dict[str, Any], also
 
 
 def measure_search(run: Callable[..., str], folder: Path, results: dict[str, Any], also: str | None) -> dict[str, Any]:
-    """By direction the recall at 1 of the plain search with its interval, and chance, by `mm_hf search`;
-    arguments as for `measure`."""
+    """For each direction the recall at 1 of the plain search with its interval, and chance, from `mm_hf search`.
+    Arguments as for `measure`."""
     run("training/retrieve.py", "evaluate", "--model", folder)
     measured = json.loads((folder / "evaluation/retrieval.json").read_text(encoding="utf-8"))
     floors = {"chance": measured["chance"]["chance_recall_at_1"]}
@@ -212,12 +212,12 @@ def measure_search(run: Callable[..., str], folder: Path, results: dict[str, Any
 
 
 def listed(values: dict[str, Any]) -> str:
-    """Floors or scores as the table shows them."""
+    """Floors or scores as a text for the table."""
     return ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in values.items() if value is not None)
 
 
 def markdown(runs: dict[str, dict[str, Any]]) -> str:
-    """The table: a line a recipe and task, and what all of them took."""
+    """The table, with one line per recipe and task, and the total time."""
     lines = ["| recipe | system | data | score [95 %] | floors | seconds |", "|---|---|---|---|---|---|"]
     for name, run in runs.items():
         if "skipped" in run:
@@ -240,7 +240,7 @@ def write_docs(runs: dict[str, dict[str, Any]], page: Path):
 
 
 def run_all(chosen: list[str], jobs: int, runs: dict[str, dict[str, Any]]):
-    """Runs these, the longest first, and puts what each gave among the runs and into the report."""
+    """Runs these recipes, the longest first, and adds each result to the runs and to the report."""
     began = time.perf_counter()
     with ThreadPoolExecutor(jobs) as pool:
         order = sorted(chosen, key=lambda name: -SYSTEMS[name].seconds)
@@ -265,10 +265,16 @@ def firsts(run: dict[str, Any]) -> dict[str, float]:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
-        "--recipes", nargs="+", choices=list(SYSTEMS), help="run these, again too; left out, those not run here"
+        "--recipes",
+        nargs="+",
+        choices=list(SYSTEMS),
+        help="run these, even if they exist; left out, those not run here",
     )
     parser.add_argument(
-        "--jobs", type=int, default=min(2, os.cpu_count() or 1), help="at a time (default: %(default)s)"
+        "--jobs",
+        type=int,
+        default=min(2, os.cpu_count() or 1),
+        help="recipes that run at the same time (default: %(default)s)",
     )
     # --write_readme is the name of before.
     parser.add_argument(
@@ -278,7 +284,7 @@ def main():
     )
     arguments = parser.parse_args()
     runs = json.loads(REPORT.read_text(encoding="utf-8")) if REPORT.exists() else {}
-    # A report alone, as every checkout has it, is no run of this one.
+    # Every checkout has the report. A recipe counts as run only if its folder exists in this checkout.
     missing = [name for name in SYSTEMS if "scores" not in runs.get(name, {}) or not (RUNS / name / ASKED).exists()]
     chosen = missing if arguments.recipes is None else arguments.recipes
     if not arguments.write_docs:

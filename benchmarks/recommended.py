@@ -1,11 +1,12 @@
-"""Would she recommend it? The recipe `sentiment` on the other label of its reviews, beside what others report for it.
+"""Would the buyer recommend it? The recipe `sentiment` on another label of its reviews, compared with published
+results.
 
     python benchmarks/recommended.py --seconds 120
     python benchmarks/recommended.py --seconds 240 --text_encoder data/encoders/minilm-l6
 
-Text and table, each alone, and everybody recommending, by F1 of `yes` and by the area under the curve of precision and
-recall (average precision), with 95 % bootstrap intervals, into `results/recommended.json`. Published for text alone:
-F1 .968, PR-AUC .995.
+Measures text and table together, each alone, and the constant answer `yes`, by F1 of `yes` and by average precision
+(the area under the precision-recall curve), with 95 % bootstrap intervals. Writes `results/recommended.json`.
+Published for text alone: F1 .968, PR-AUC .995.
 """
 
 import argparse
@@ -33,7 +34,7 @@ PUBLISHED = {"f1": 0.968, "average_precision": 0.995}
 
 
 def scores(sure: torch.Tensor, labels: torch.Tensor) -> dict[str, Any]:
-    """Both metrics with their intervals, of the probability of `yes`, `(N,)`, and of labels that are 1 for it."""
+    """Both metrics with their intervals, from the probability of `yes`, `(N,)`, and labels, which are 1 for `yes`."""
 
     def of_rows(rows: torch.Tensor) -> dict[str, float]:
         return {
@@ -46,8 +47,8 @@ def scores(sure: torch.Tensor, labels: torch.Tensor) -> dict[str, Any]:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seconds", type=int, default=120, help="of training for each (default: %(default)s)")
-    parser.add_argument("--text_encoder", help="in place of the recipe's LSTM; frozen")
+    parser.add_argument("--seconds", type=int, default=120, help="seconds of training for each (default: %(default)s)")
+    parser.add_argument("--text_encoder", help="a frozen encoder instead of the recipe's LSTM")
     arguments = parser.parse_args()
     path = ROOT / "training/recipes/sentiment.yaml"
     recipe = read_recipe(path)

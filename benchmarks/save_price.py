@@ -1,8 +1,9 @@
-"""What a save of a training state costs with checksums, and with the look at every number that goes before it.
+"""The cost of saving a training state: with checksums, and with the check that every number is finite.
 
     python benchmarks/save_price.py [--saves 21] [--frozen]
 
-Saves of one run of easy-VQA with the real encoders, in turn as they are and without either. Medians, and the extra.
+Saves one run of easy-VQA with the real encoders, in turn in the usual way and without each of the two. Prints medians
+and the extra time.
 """
 
 import argparse
@@ -25,10 +26,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def main():
-    """Prints a line for each way."""
+    """Prints one line per way."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--saves", type=int, default=21, help="of each way")
-    parser.add_argument("--frozen", action="store_true", help="the encoders do not train: small moments and averages")
+    parser.add_argument("--saves", type=int, default=21, help="saves per way")
+    parser.add_argument("--frozen", action="store_true", help="freeze the encoders, so that the state is small")
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -41,7 +42,7 @@ def main():
         )
         ways = {"neither": without, "checksums alone": without[1:], "both": ()}
         seconds: dict[str, list[float]] = {way: [] for way in ways}
-        for _ in range(given.saves + 1):  # the first warms up
+        for _ in range(given.saves + 1):  # the first save warms up
             for way, patches in ways.items():
                 with contextlib.ExitStack() as stack:
                     for patch in patches:
@@ -58,7 +59,7 @@ def main():
 
 
 def one_step(cache: Path, folder: Path, frozen: bool) -> "loop.Training":
-    """A training that has made a step, so that the optimizer has moments, and has been measured."""
+    """A training after one step and one evaluation, so that the optimizer has moments."""
     keys = {
         "vision_encoder": cache / "encoders/mobilenet-v2",
         "text_encoder": cache / "encoders/minilm-l6",

@@ -1,12 +1,12 @@
-"""What micro-batching brings, and whether a server grows: one run, its ratio.
+"""The speedup from micro-batching, and whether the memory of a server grows, for one run.
 
     python benchmarks/serve.py runs/easy_vqa                    # 16 clients, with and without micro-batching
     python benchmarks/serve.py runs/easy_vqa --seconds 5 --rounds 1 --requests 200    # a short trial
 
-Two servers of the same checkpoint run side by side, one of them with --max_batch 1, and are asked in turn: what
-else the machine does falls on both. Clients are threads of one process; each sends one row a request, the server's own
-example, with pictures of its own. Memory is the resident set of the server before and after so many requests, after a
-warm-up. The figures go into `results/serve.json` with --write.
+Two servers of the same checkpoint run at the same time, one of them with --max_batch 1. They are measured in turn, so
+that other load on the machine affects both. Clients are threads of one process. Each sends one row per request: the
+server's own example, with the client's own pictures. Memory is the resident set of the server before and after
+--requests requests, after a warm-up. With --write the results go into `results/serve.json`.
 """
 
 import argparse
@@ -34,7 +34,7 @@ REPORT = Path(__file__).resolve().parent / "results/serve.json"
 
 
 class Server:
-    """A server process, on a free port of this machine."""
+    """A server process on a free port of this machine."""
 
     def __init__(self, run: str, threads: int, *flags: str):
         words = [sys.executable, "-m", "mm_hf", "serve", run, "--port", "0", "--threads", str(threads), *flags]
@@ -50,7 +50,7 @@ class Server:
         return psutil.Process(self.process.pid).memory_info().rss / 2**20
 
     def counted(self, name: str) -> float:
-        """One of its metrics."""
+        """The value of one of its metrics."""
         return float(re.search(rf"^{name} (\S+)", httpx.get(f"{self.url}/metrics").text, re.MULTILINE)[1])
 
     def end(self):
@@ -59,7 +59,7 @@ class Server:
 
 
 def bodies(server: Server, count: int) -> list[bytes]:
-    """Requests of one row: the server's example, each with another picture where it has one."""
+    """Requests with one row each: the server's example, with a different picture in each if it has one."""
     described = httpx.get(f"{server.url}/openapi.json").json()
     (row,) = described["components"]["schemas"]["Request"]["example"]["rows"]
     made = []
@@ -74,7 +74,7 @@ def bodies(server: Server, count: int) -> list[bytes]:
 def load(
     server: Server, clients: int, requests: list[bytes], seconds: float | None, most: int | None = None
 ) -> dict[str, Any]:
-    """Asks from many threads at once, for some seconds or so many requests."""
+    """Sends requests from many threads at once, for some seconds or for a number of requests."""
     until = time.monotonic() + (seconds or 1e9)
     waits: list[float] = []
     left = threading.Semaphore(most or 10**9)
@@ -109,12 +109,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run")
     parser.add_argument("--clients", type=int, default=16)
-    parser.add_argument("--threads", type=int, default=2, help="of torch, in each server")
-    parser.add_argument("--seconds", type=float, default=20, help="of load on each server in a round")
+    parser.add_argument("--threads", type=int, default=2, help="torch threads per server")
+    parser.add_argument("--seconds", type=float, default=20, help="seconds of load per server and round")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--requests", type=int, default=1000, help="after which memory is measured")
-    parser.add_argument("--warm_up", type=int, default=300, help="requests before anything is measured")
-    parser.add_argument("--write", action="store_true", help="keep the figures in results/serve.json")
+    parser.add_argument("--requests", type=int, default=1000, help="requests between two measurements of memory")
+    parser.add_argument("--warm_up", type=int, default=300, help="requests before the first measurement")
+    parser.add_argument("--write", action="store_true", help="write the results to results/serve.json")
     args = parser.parse_args()
     batched, single = Server(args.run, args.threads), Server(args.run, args.threads, "--max_batch", "1")
     try:
@@ -148,7 +148,7 @@ def main():
         "hardware": hardware(),
     }
     ratio = f"{report['ratio']:.2f} × requests a second at {args.clients} clients"
-    print(f"micro-batching: {ratio} ({rows:.1f} rows a batch)")
+    print(f"micro-batching: {ratio} ({rows:.1f} rows per batch)")
     print(f"memory: {grown:+.1f} MB over {args.requests:,} requests, from {before:.0f} MB")
     if args.write:
         write_json(REPORT, report)

@@ -1,11 +1,11 @@
-"""Each speaker held out in turn: what a recipe of speech does for a voice that it has never heard.
+"""Holds out each speaker in turn: how well does a speech recipe work for a voice that it was not trained on?
 
-    python benchmarks/speakers.py speech_ctc                 # six runs; those that are there are kept
+    python benchmarks/speakers.py speech_ctc                 # six runs; finished runs are kept
     python benchmarks/speakers.py speech_ctc --seconds 60
 
-For each speaker of the recipe's data set a model is trained on the training rows of the others, chosen on their
-validation rows, and tested on all rows of the one. Runs stay in `runs/speakers/<recipe>/<speaker>`, the figures in
-`results/speakers.json`: by speaker and as a mean, with the weakest.
+For each speaker, a model is trained on the training rows of the other speakers, its best weights are selected on their
+validation rows, and it is tested on all rows of the held-out speaker. Runs stay in `runs/speakers/<recipe>/<speaker>`.
+The results go into `results/speakers.json`: by speaker, the mean, and the lowest.
 """
 
 import argparse
@@ -28,7 +28,7 @@ REPORT = ROOT / "benchmarks/results/speakers.json"
 
 
 def without(splits: DatasetDict, speaker: str) -> DatasetDict:
-    """The parts with one speaker in the test part, with all rows, and nowhere else."""
+    """The parts, with all rows of one speaker in the test part and none in the other parts."""
 
     def of(part, wanted: bool):
         return part.filter(lambda name: (name == speaker) is wanted, input_columns="speaker")
@@ -38,7 +38,7 @@ def without(splits: DatasetDict, speaker: str) -> DatasetDict:
 
 
 def run_one(recipe: str, splits: DatasetDict, speaker: str, seconds: int) -> dict[str, float]:
-    """Trains and tests for one speaker, and gives the metrics."""
+    """Trains and tests for one speaker, and returns the metrics."""
     folder = RUNS / recipe / speaker
     without(splits, speaker).save_to_disk(folder / "data")
     words = ["--dataset", folder / "data", "--output_dir", folder / "run", "--max_train_seconds", seconds]
@@ -50,7 +50,9 @@ def run_one(recipe: str, splits: DatasetDict, speaker: str, seconds: int) -> dic
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("recipe", help="name of a recipe whose data set has a column `speaker`")
-    parser.add_argument("--seconds", type=int, default=120, help="of training for each speaker (default: %(default)s)")
+    parser.add_argument(
+        "--seconds", type=int, default=120, help="seconds of training per speaker (default: %(default)s)"
+    )
     arguments = parser.parse_args()
     splits = load_from_disk(str(ROOT / read_recipe(ROOT / f"training/recipes/{arguments.recipe}.yaml")["dataset"]))
     report: dict[str, Any] = json.loads(REPORT.read_text(encoding="utf-8")) if REPORT.exists() else {}

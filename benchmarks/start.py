@@ -1,14 +1,14 @@
 """Does a run that starts from another one (`init_from`) learn a new label set sooner than a fresh one?
 
     mm_hf prepare openmoji data/openmoji
-    python benchmarks/start.py                       # three seeds, some minutes; what is there is kept
+    python benchmarks/start.py                       # three seeds, a few minutes; finished runs are kept
 
-Two catalogues of OpenMoji's pictures and names, without a row in common; 600 rows of the second one are learned from.
-Its label has no name in common with the first one's. `finer`: from ten categories to the subcategories of which there
-are at least 20 (flags apart, which are told by 'flag'), 30 of them. `coarser`: from all subcategories to the ten
-categories. The second job is trained from the first one for 2 epochs, and fresh for 2 and for 6, by the recipe
-`openmoji_category` at 96 pixels, with batches of 32 rows, at the recipe's rate (0.001) and at three times that, which
-suits so few steps better. Writes `results/start.json`, with the accuracy on the test part of every run.
+Two catalogues of OpenMoji's pictures and names, without a row in common. The second one has 600 training rows, and its
+labels have other names than those of the first one. `finer`: from ten categories to the 30 subcategories with at least
+20 rows (without flags, which the word 'flag' reveals). `coarser`: from all subcategories to the ten categories. The
+second job is trained from the first one for 2 epochs, and from a fresh model for 2 and for 6 epochs. It uses the
+recipe `openmoji_category` at 96 pixels, with batches of 32 rows, at the recipe's learning rate (0.001) and at three
+times this rate, which is better for so few steps. Writes `results/start.json` with the test accuracy of every run.
 """
 
 import argparse
@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parent.parent
 REPORT = ROOT / "benchmarks/results/start.json"
 RECIPE = ROOT / "training/recipes/openmoji_category.yaml"
 ROWS = {"train": 600, "validation": 100, "test": 250}  # of the second catalogue
-LEAST = 20  # rows of a subcategory
+LEAST = 20  # a subcategory must have so many rows
 LEFT_OUT = ("country-flag",)
 FIRST_EPOCHS = 12
 LABELS = {"finer": ("category", "subcategory"), "coarser": ("subcategory", "category")}
@@ -46,14 +46,14 @@ RATES = (1e-3, 3e-3)  # the first one is the recipe's
 
 
 def subcategories() -> dict[str, str]:
-    """By code point, as the rows have it."""
+    """The subcategories by code point, in the form of the rows."""
     entries = json.loads(read_checked(CATEGORIES, CATEGORIES_FILE))
     return {join_key(entry["unified"]): entry["subcategory"] for entry in entries}
 
 
 def cut(labels: list[str], seed: int, finer: bool = True) -> dict[str, list[int]]:
-    """The rows of the first run and of the three parts of the second one, by the subcategory of each. `finer`: the
-    second run has rows of common subcategories alone."""
+    """The rows of the first run and of the three parts of the second run, chosen by their subcategories. With `finer`
+    the second run only has rows of frequent subcategories."""
     counts = Counter(labels)
     known = [row for row, label in enumerate(labels) if counts[label] >= LEAST and label not in LEFT_OUT]
     known = known if finer else list(range(len(labels)))
@@ -75,7 +75,7 @@ def read_rows(openmoji: Path) -> Dataset:
 
 
 def make_catalogues(rows: Dataset, folder: Path, seed: int, finer: bool):
-    """Both catalogues of a seed, once; the first one as a single part, which its job cuts."""
+    """Makes both catalogues of a seed, once. The first one is a single part, which its job splits."""
     if (folder / "second").exists():
         return
     chosen = cut(rows["subcategory"][:], seed, finer)
@@ -84,7 +84,7 @@ def make_catalogues(rows: Dataset, folder: Path, seed: int, finer: bool):
 
 
 def prepare(args: argparse.Namespace, data: Path, output_dir: Path, cache: FeatureCache | None, **keys: Any) -> Run:
-    """One run: with a cache, what was encoded before is not encoded again."""
+    """One run. With a cache, items that were encoded before are not encoded again."""
     flags = {"dataset": data, "output_dir": output_dir, "overwrite_output_dir": "true", "floors": "false"}
     flags |= {"report_to": "none", "image_size": 96, "cache_features": str(cache is None).lower()}
     flags |= {f"{name}_encoder": args.encoders / encoder for name, encoder in ENCODERS.items()} | keys
@@ -99,7 +99,7 @@ ENCODERS = {"vision": "mobilenet-v2", "text": "minilm-l6"}
 
 
 def trained(run: Run, folder: Path | None = None) -> dict[str, Any]:
-    """Trains; the accuracy on test, and the seconds. With a folder leaves a checkpoint there."""
+    """Trains, and returns test accuracy and seconds. With a folder, writes a checkpoint there."""
     history = fit(run, run.model, run.collator, run.train_args)
     _, report = evaluate(run, run.model, run.collator, "test")
     if folder is not None:
@@ -110,7 +110,8 @@ def trained(run: Run, folder: Path | None = None) -> dict[str, Any]:
 
 
 def summary(runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Means over the seeds that all have, and by how much the start of two epochs is ahead of six fresh ones."""
+    """Means over the seeds that all settings have, and the lead of two epochs from the first job over six fresh
+    epochs."""
     seeds = sorted(set.intersection(*(set(by_seed) for by_seed in runs.values())))
     means = {name: float(np.mean([by_seed[seed]["accuracy"] for seed in seeds])) for name, by_seed in runs.items()}
     ahead = {
@@ -124,16 +125,16 @@ def summary(runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def name_of(kind: str, epochs: int, rate: float) -> str:
-    """What a run is called in the report."""
+    """The name of a run in the report."""
     return f"{kind}, {epochs} epochs, rate {rate:g}"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="Of the cut and of the training.")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="Seeds of split and training.")
     parser.add_argument("--openmoji", type=Path, default=ROOT / "data/openmoji")
     parser.add_argument("--encoders", type=Path, default=ROOT / "data/encoders")
-    parser.add_argument("--work", type=Path, default=ROOT / "runs/start", help="For catalogues and runs.")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs/start", help="Folder for catalogues and runs.")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--report", type=Path, default=REPORT)
     parser.add_argument("--directions", nargs="+", choices=list(LABELS), default=list(LABELS))
@@ -145,7 +146,7 @@ def main():
     rows = read_rows(args.openmoji)
     if not (args.work / "all").exists():
         rows.save_to_disk(str(args.work / "all"))
-    cache = prepare(args, args.work / "all", args.work / "encoded", None).collator.cache  # every item once
+    cache = prepare(args, args.work / "all", args.work / "encoded", None).collator.cache  # encodes each item once
     for seed, direction in itertools.product(args.seeds, args.directions):
         runs = results["runs"].setdefault(direction, {name: {} for name in names})
         if all(str(seed) in runs[name] for name in names):

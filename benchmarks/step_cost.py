@@ -1,10 +1,11 @@
-"""What the default fusion adds to a training step: ViT-B/16 and BERT-base with 4 layers of cross-attention, against
-the two towers alone (transformers' VisionTextDualEncoderModel), steps of both in turn in one process.
+"""The cost of the default fusion in a training step: ViT-B/16 and BERT-base with 4 layers of cross-attention, compared
+with the two encoders alone (transformers' VisionTextDualEncoderModel). Steps of both are timed in turn in one process.
 
     python benchmarks/step_cost.py --output benchmarks/results/step_cost.json
 
-A step is forward, backward and AdamW. Pictures are photographs, texts real questions; weights are random, since no
-timing depends on them. The claim of the README: the median of the ratios, pair by pair, is at most 1.12.
+A step is forward, backward and AdamW. Pictures are photographs, and texts are real questions. Weights are random,
+since the time does not depend on them. The claim in the README: the median of the ratios of paired steps is at most
+1.12.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from mm_hf import MMFusionConfig, MMFusionForQuestionAnswering
 
 
 def real_inputs(batch_size: int) -> dict[str, torch.Tensor]:
-    """Photographs of scikit-image at 224 pixels, and questions of easy-VQA as BERT's vocabulary writes them."""
+    """Photographs of scikit-image at 224 pixels, and questions of easy-VQA as tokens of BERT's vocabulary."""
     from datasets import load_from_disk
     from skimage import data
     from transformers import AutoTokenizer
@@ -45,10 +46,10 @@ def real_inputs(batch_size: int) -> dict[str, torch.Tensor]:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--pairs", type=int, default=9, help="pairs of steps that count; default: %(default)s")
+    parser.add_argument("--pairs", type=int, default=9, help="pairs of steps that are measured; default: %(default)s")
     parser.add_argument("--batch_size", type=int, default=8, help="default: %(default)s")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="default: all, %(default)s")
-    parser.add_argument("--output", type=Path, help="JSON file for the figures and all samples")
+    parser.add_argument("--output", type=Path, help="JSON file for the results and all samples")
     arguments = parser.parse_args()
     logging.set_verbosity_error()
     torch.set_num_threads(arguments.threads)
@@ -70,14 +71,14 @@ def main():
     }
     samples: dict[str, list[float]] = {name: [] for name in steps}
     for pair in range(arguments.pairs + 1):
-        # Which comes first changes from pair to pair, so that drift of the machine favours neither.
+        # The order changes from pair to pair, so that drift of the machine favours neither.
         for name in sorted(steps, reverse=pair % 2 == 0):
             model, batch = steps[name]
             started = time.perf_counter()
             model(**batch).loss.backward()
             optimizers[name].step()
             optimizers[name].zero_grad()
-            if pair:  # the first warms up
+            if pair:  # the first pair warms up
                 samples[name].append(time.perf_counter() - started)
     ratios = [fused / alone for fused, alone in zip(samples["fused"], samples["towers"])]
     report = {

@@ -1,12 +1,14 @@
-"""What each modality of a recipe brings: every subset of them trained alike, the others absent, several seeds each.
+"""The contribution of each modality of a recipe: every subset is trained in the same way, with the other modalities
+absent, and several seeds.
 
-    python benchmarks/subsets.py smart_home --seconds 60         # three seeds; what is there is kept
+    python benchmarks/subsets.py smart_home --seconds 60         # three seeds; finished runs are kept
     python benchmarks/subsets.py video --steps 350 --seeds 0 1 2
-    python benchmarks/subsets.py video --steps 350 --gradient_modulation 0.3 --fusion bottleneck  # and all so
+    python benchmarks/subsets.py video --steps 350 --gradient_modulation 0.3 --fusion bottleneck  # these too
 
-The figures stay in `results/subsets.json`: by subset the first metric of the test part as a mean over the seeds with
-its 95 % interval, and by how much all modalities together are ahead of each subset, seed by seed, likewise. Steps do
-not depend on what else the machine does; seconds tell what a modality is worth that makes steps longer.
+The results go into `results/subsets.json`: for each subset the first metric on the test part, as a mean over the seeds
+with its 95 % interval, and the lead of all modalities over this subset, paired by seed, also with an interval. A
+budget in steps does not depend on other load on the machine. A budget in seconds also counts the time that a modality
+adds.
 """
 
 import argparse
@@ -35,7 +37,7 @@ REPORT = ROOT / "benchmarks/results/subsets.json"
 
 
 def prepare(recipe: str, budget: list[str]) -> Run:
-    """The recipe's run; the features of its frozen encoders are computed once for all that is trained."""
+    """The recipe's run. The features of its frozen encoders are computed once for all trainings."""
     words = [str(ROOT / f"training/recipes/{recipe}.yaml"), "--output_dir", str(RUNS / recipe), *budget]
     words += ["--overwrite_output_dir", "true", "--report_to", "none"]
     return open_run(__doc__.split("\n")[0], "train.py", words)
@@ -44,7 +46,8 @@ def prepare(recipe: str, budget: list[str]) -> Run:
 def variants(
     modalities: list[str], changes: list[tuple[str, Any]]
 ) -> Iterator[tuple[str, tuple[str, ...], dict[str, Any]]]:
-    """Name, modalities and changed keys of all that is trained, everything first; changes are of everything alone."""
+    """Name, modalities and changed keys of all trainings. All modalities come first; keys are only changed for
+    these."""
     for size in range(len(modalities), 0, -1):
         for subset in combinations(modalities, size):
             yield " + ".join(subset), subset, {}
@@ -54,7 +57,7 @@ def variants(
 
 
 def run_one(run: Run, subset: tuple[str, ...], changes: dict[str, Any]) -> float:
-    """Trains with these modalities and keys, and gives the first metric of the test part."""
+    """Trains with these modalities and keys, and returns the first metric on the test part."""
     absent = dict.fromkeys(set(run.model.config.modalities) - set(subset))
     collator, model_args = replace(run.collator, absent=absent), run.model_args
     run.model_args, run.train_args = copy.copy(model_args), copy.copy(run.train_args)  # what `build` and loaders ask
@@ -69,7 +72,7 @@ def run_one(run: Run, subset: tuple[str, ...], changes: dict[str, Any]) -> float
 
 
 def summary(runs: dict[str, dict[str, float]], everything: str) -> dict[str, Any]:
-    """Means with intervals by subset, and how far all together are ahead; of the seeds that all subsets have."""
+    """Means with intervals by subset, and the lead of all modalities, over the seeds that all subsets have."""
     seeds = sorted(set.intersection(*(set(scores) for scores in runs.values())))
     subsets = {}
     for name, scores in runs.items():
@@ -85,11 +88,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("recipe", help="name of a recipe with several modalities")
     budget = parser.add_mutually_exclusive_group(required=True)
-    budget.add_argument("--seconds", type=int, help="of training for each")
-    budget.add_argument("--steps", type=int, help="of training for each")
+    budget.add_argument("--seconds", type=int, help="seconds of training for each")
+    budget.add_argument("--steps", type=int, help="steps of training for each")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
     for key, kind in (("gradient_modulation", float), ("fusion", str)):
-        parser.add_argument(f"--{key}", type=kind, nargs="+", default=[], help="train all modalities with these too")
+        parser.add_argument(
+            f"--{key}", type=kind, nargs="+", default=[], help="also train all modalities with these values"
+        )
     arguments = parser.parse_args()
     spent = {"seconds": arguments.seconds} if arguments.steps is None else {"steps": arguments.steps}
     flag = "--max_train_seconds" if arguments.steps is None else "--max_steps"

@@ -1,13 +1,12 @@
-"""Which choices of training matter on easy-VQA: imbalance, batch size and schedule, structure, few data. The runs
-behind docs/guide.md, whose tables this script writes.
+"""Which training choices matter on easy-VQA: class imbalance, batch size, schedule, structure, few data. This script
+makes the runs for docs/guide.md and writes its tables.
 
     python benchmarks/training_choices.py --data data/easy_vqa --encoders data/encoders
     python benchmarks/training_choices.py --only "imbalance, 13 rows"
     python benchmarks/training_choices.py --write_guide
 
-Each run is `mm_hf train` in a process of its own, on one thread. The JSON is written after every run and keeps
-all of them, so the script may be stopped: what is in it is not run again. All of it takes about an hour and a half of
-CPU time.
+Each run is `mm_hf train` in its own process, on one thread. The JSON is written after every run and keeps all runs, so
+the script may be stopped: runs in the file are not repeated. Everything takes about one and a half hours of CPU time.
 """
 
 import argparse
@@ -33,7 +32,7 @@ RARE = "teal"
 RARER = 50
 BEGIN, END = "<!-- runs: {} -->", "<!-- end of runs -->"
 
-# Every run has these keys but for those that its choice changes; None leaves a key out.
+# Every run has these keys, except the keys that its choice changes; None leaves a key out.
 BASE: dict[str, Any] = {
     "image_column": "image",
     "image_id_column": "image_id",
@@ -60,11 +59,11 @@ QUIET = {"floors": False, "report_to": "none", "save_steps": 1_000_000, "default
 
 @dataclass(frozen=True)
 class Variant:
-    """What a run learns from; the test part is the official one always.
+    """The training data of a run. The test part is always the official one.
 
     Args:
-        train, validation: pictures that are kept, each with all its questions; None keeps all.
-        rare: this answer keeps one row in 50 of both parts.
+        train, validation: number of pictures to keep, each with all its questions; None keeps all.
+        rare: only one row in 50 with this answer is kept in both parts.
     """
 
     train: int | None = None
@@ -83,7 +82,7 @@ VARIANTS = {
 
 @dataclass(frozen=True)
 class Choice:
-    """One row of a table: keys that differ from BASE, on some data."""
+    """One row of a table: keys that differ from BASE, and a variant of the data."""
 
     section: str
     label: str
@@ -91,7 +90,7 @@ class Choice:
     keys: dict[str, Any] = field(default_factory=dict)
     seeds: tuple[int, ...] = (0, 1)
 
-    def __post_init__(self):  # a key that says what BASE says makes no other run
+    def __post_init__(self):  # a key with the same value as in BASE does not make another run
         object.__setattr__(self, "keys", {key: value for key, value in self.keys.items() if value != BASE.get(key)})
 
 
@@ -129,7 +128,7 @@ CHOICES = [
     Choice("few", "augmentation: color", "few", FEW | {"augment": ["color"]}),
     Choice("few", "cross_attention, 2 layers", "few", FEW | {"fusion": "cross_attention"}),
     Choice("few", "50 pictures, four times the epochs", "fewer", FEW | {"num_train_epochs": 80}),
-    # Equal epochs; base rate and base rate times the root of the batch's ratio.
+    # Equal epochs; the base rate, and the base rate times the square root of the ratio of batch sizes.
     *(
         Choice("batch", f"{size} rows, rate {rate:g}", "quarter", keys)
         for size, rate in (
@@ -180,7 +179,7 @@ def make_rare(rows: Dataset, answer: str) -> Dataset:
 
 
 def build_variant(full: DatasetDict, variant: Variant) -> DatasetDict:
-    """The three parts as a variant has them, with the answer's name as a column more."""
+    """The three parts of a variant, with the name of the answer as an additional column."""
     parts = {
         "train": keep_pictures(full["train"], variant.train),
         "validation": keep_pictures(full["validation"], variant.validation),
@@ -196,7 +195,7 @@ def build_variant(full: DatasetDict, variant: Variant) -> DatasetDict:
 
 
 def flags(keys: dict[str, Any], encoders: Path) -> list[str]:
-    """A run's keys as `train.py` takes them; an encoder whose column is left out is left out too."""
+    """A run's keys as arguments of `train.py`. If a column is left out, its encoder is left out too."""
     keys = {**BASE, **keys, **QUIET}
     for column, encoder, folder in (
         ("image_column", "vision_encoder", "mobilenet-v2"), ("text_column", "text_encoder", "minilm-l6")
@@ -210,7 +209,7 @@ def flags(keys: dict[str, Any], encoders: Path) -> list[str]:
 
 
 def run_once(choice: Choice, seed: int, data: Path, encoders: Path) -> dict[str, Any]:
-    """One training in a process of its own, on one thread.
+    """One training in its own process, on one thread.
 
     Raises:
         subprocess.CalledProcessError: it failed; its output is in the exception.
@@ -242,7 +241,7 @@ def run_once(choice: Choice, seed: int, data: Path, encoders: Path) -> dict[str,
 
 
 def runs_of(choice: Choice, runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those with a choice's data, keys and seeds."""
+    """The runs with a choice's data, keys and seeds."""
     return [
         run
         for run in runs
@@ -251,13 +250,13 @@ def runs_of(choice: Choice, runs: Sequence[dict[str, Any]]) -> list[dict[str, An
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean, and least to most where there are several, of shares in percent."""
+    """The mean of shares in percent, and their range if there are several."""
     text = f"{100 * mean(values):.1f}"
     return text if len(values) == 1 else f"{text} ({100 * min(values):.1f}–{100 * max(values):.1f})"
 
 
 def table(section: str, runs: Sequence[dict[str, Any]]) -> str:
-    """A section's runs in Markdown, one row a choice that was run."""
+    """A section's runs in Markdown, one row per choice that was run."""
     rare = section.startswith("imbalance")
     names = ["seeds", "accuracy", "macro-F1", *([f"recall of {RARE}"] if rare else []), "steps", "CPU s"]
     lines = [f"| {' | '.join(['', *names])} |", "|---" * (len(names) + 1) + "|"]
@@ -273,10 +272,10 @@ def table(section: str, runs: Sequence[dict[str, Any]]) -> str:
 
 
 def write_tables(text: str, runs: Sequence[dict[str, Any]]) -> str:
-    """A text whose tables, each between its two markers, are those of the runs.
+    """The text with its tables replaced by the tables of the runs. Each table is between two markers.
 
     Raises:
-        ValueError: a section without markers, or markers of no section.
+        ValueError: a section has no markers, or markers have no section.
     """
     sections = {choice.section for choice in CHOICES}
     marked = re.findall(BEGIN.format("(.*?)"), text)
@@ -297,13 +296,13 @@ def main():
     parser.add_argument("--only", nargs="+", choices=list(dict.fromkeys(c.section for c in CHOICES)), help="sections")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/training_choices.json")
     parser.add_argument("--guide", type=Path, default=ROOT / "docs/guide.md")
-    parser.add_argument("--write_guide", action="store_true", help="write the tables of the guide, run nothing")
+    parser.add_argument("--write_guide", action="store_true", help="only write the tables of the guide")
     arguments = parser.parse_args()
     report = {"base": BASE, "threads": 1, "runs": []}
     if arguments.output.exists():
         report = json.loads(arguments.output.read_text(encoding="utf-8"))
         if report["base"] != BASE:
-            sys.exit(f"error: {arguments.output} holds runs with other keys in common: name another --output.")
+            sys.exit(f"error: {arguments.output} holds runs with other base keys: name another --output.")
     if arguments.write_guide:
         text = arguments.guide.read_text(encoding="utf-8")
         arguments.guide.write_text(write_tables(text, report["runs"]), encoding="utf-8")
@@ -314,7 +313,7 @@ def main():
     for name in sorted({choice.variant for choice in chosen}):
         if not (arguments.work / name / "dataset_dict.json").exists():
             build_variant(load_from_disk(arguments.data), VARIANTS[name]).save_to_disk(arguments.work / name)
-    # Seed by seed, so that an unfinished one has each choice once.
+    # Seed by seed, so that an unfinished table has complete seeds.
     wanted = sorted(((seed, place) for place, choice in enumerate(chosen) for seed in choice.seeds))
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     for number, (seed, place) in enumerate(wanted, start=1):

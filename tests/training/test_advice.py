@@ -49,7 +49,7 @@ def test_what_frozen_encoders_would_save(tmp_path, capsys, monkeypatch):
     one = run_of(tmp_path / "one")
     said = capsys.readouterr()
     assert "(vision, text)" in said.out
-    assert "s forward alone" in said.out
+    assert "forward alone" in said.out
     assert "--freeze_encoders true" in said.out
     assert said.err.count("\r") + said.err.count("\n") < 12, said.err
     assert "%|" not in said.err

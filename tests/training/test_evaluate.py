@@ -317,7 +317,7 @@ def test_the_test_part_is_cut_as_in_training(stranger, table, tmp_path, capsys):
             {"text_column": None, "label_column": None},
             r"^error: .*--text_column, --label_column\..*recipe\.json",
         ),
-        ({"dataset": None}, "Needed: --dataset"),
+        ({"dataset": None}, "Missing: --dataset"),
         (
             {"label_column": "text"},
             r"row 0 .*'train'.*'text'.*'<b>.*\['circle', ",

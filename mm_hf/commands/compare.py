@@ -110,8 +110,8 @@ def main():
         names = [str(side) for side in sides]
         finder, other = names if searches[0] else names[::-1]
         raise ValueError(
-            f"{finder} is a retrieval model and {other} is not, so they have no metric in common: name two runs of "
-            "the same kind."
+            f"{finder} searches and {other} does not, so they have no metric in common: name two runs of the same "
+            "kind."
         )
     measure = compare_searches if all(searches) else compare_answers
     report = measure(sides)

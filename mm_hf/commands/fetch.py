@@ -78,8 +78,8 @@ def places_of(rows: str, args: FetchArguments) -> tuple[Path, Path, Path]:
     beside = os.path.realpath(output.parent)
     if os.path.commonpath([beside, os.path.realpath(into)]) != beside:
         raise ValueError(
-            f"--into {into} must be inside {output.parent}, where {output.name} is written: training reads no file "
-            "outside the folder of its rows. Change --into, or name another place with --output."
+            f"--into {into} must be in {output.parent}, where {output.name} is written: training reads no file "
+            "outside the folder of its rows. --output names another place."
         )
     return output, into, output.with_name(f"{output.stem}_failed.csv")
 

@@ -1,4 +1,4 @@
-"""Models as graphs for a service without torch: `export_model`, and the file that answers with them, `runtime.py`."""
+"""Exports models as graphs for a service without torch: `export_model`, and `runtime.py`, which answers with them."""
 
 from .write import export_model
 

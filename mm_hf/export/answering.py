@@ -1,4 +1,4 @@
-"""What `runtime.py` has to know to say answers: labels, scales, temperatures, what a text starts and ends with."""
+"""The facts that `runtime.py` needs to give answers: labels, scales, temperatures, first and last tokens of a text."""
 
 from typing import Any
 
@@ -14,8 +14,8 @@ from ..models.text import Text
 
 
 LABEL, ANSWER, WRITTEN = "label", "answer", "generated_text"  # keys of the pipelines' answers
-MOST_TOKENS = 20  # of the library, where nobody says how long a text may become
-# Of a generation config what greedy search without more can do as well; anything else changes what is written.
+MOST_TOKENS = 20  # transformers' default for the length of a text
+# Settings of a generation config, with the values that greedy search supports. Other values would change the text.
 UNTOLD: dict[str, tuple] = {
     "num_beams": (None, 1),
     "do_sample": (None, False),
@@ -32,14 +32,14 @@ UNTOLD: dict[str, tuple] = {
 
 
 def answering_of(model: MMFusionPreTrainedModel, memory: dict[str, Any] | None) -> tuple[dict[str, Any], list[str]]:
-    """How the answers of a model are said, and what is to be said of it to whoever exports.
+    """The part of the manifest about answers, and notes for the user.
 
     Args:
-        model: with a head.
-        memory: of one that writes, what `cache_shapes` gives.
+        model: a model with a head.
+        memory: for a model that writes, the result of `cache_shapes`.
 
     Raises:
-        NotImplementedError: a model of a class, or with a head, from outside the package.
+        NotImplementedError: the class of the model, or its head, is from outside the package.
     """
     config: Any = model.config
     if isinstance(model, MMFusionForRetrieval):
@@ -59,15 +59,18 @@ def answering_of(model: MMFusionPreTrainedModel, memory: dict[str, Any] | None) 
         head = head_of_config(config)
         labels = [config.id2label[number] for number in range(config.num_labels)]
         return {"kind": "scores", "label_key": key, "tasks": [task_of(None, "logits", head, labels)]}, []
-    raise NotImplementedError(f"{type(model).__name__} has no head of mm_hf, and nobody knows what it would answer.")
+    raise NotImplementedError(
+        f"{type(model).__name__} is not a class of mm_hf with a head, so its answers cannot be exported."
+    )
 
 
 def task_of(name: str | None, output: str, head: TaskHead, labels: Any) -> dict[str, Any]:
-    """One task."""
+    """The entry of one task."""
     kind = type(head)
     if kind.probabilities is not TaskHead.probabilities or kind.said is not TaskHead.said:
         raise NotImplementedError(
-            f"The head {head.name!r} makes probabilities in a way of its own, which the runtime does not know."
+            f"The head {head.name!r} computes probabilities in its own way, which runtime.py does not support: serve "
+            "the checkpoint with torch."
         )
     sure = head.confidence
     return {
@@ -82,13 +85,13 @@ def task_of(name: str | None, output: str, head: TaskHead, labels: Any) -> dict[
 
 
 def names_of_numbers(name: str, head: TaskHead) -> list[str]:
-    """What the outputs of a regression are called."""
+    """The names of the outputs of a regression."""
     return [name] if head.num_labels == 1 else [f"{name} {place}" for place in range(head.num_labels)]
 
 
 def text_key(model: MMFusionPreTrainedModel) -> str:
-    """Under which the usual pipeline of a model that writes (see `mm_hf.pipeline`) gives its texts: that of speech
-    where it hears, that of questions where it can be asked, else that of captions."""
+    """The key for the texts of a model that writes, as in its usual pipeline (see `mm_hf.pipeline`): the key for
+    speech if it reads sounds, the key for questions if it has several modalities, else the key for captions."""
     modalities = model.config.modalities
     if isinstance(model, MMFusionForCTC) or Sound.name in modalities:
         return Text.row_keys[0]
@@ -96,12 +99,12 @@ def text_key(model: MMFusionPreTrainedModel) -> str:
 
 
 def writing_of(model: MMFusionForConditionalGeneration, cache: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Of a model that writes."""
+    """The part of the manifest about a model that writes, and notes."""
     settings: Any = model.generation_config
     ends: Any = settings.eos_token_id if settings.eos_token_id is not None else model.config.eos_token_id
     most = settings.max_new_tokens or (settings.max_length - 1 if settings.max_length else MOST_TOKENS)
     notes = [
-        f"{name} is {getattr(settings, name)!r}, and the runtime writes the likeliest token each time, without it"
+        f"{name} is {getattr(settings, name)!r}, but the runtime ignores it: it always takes the most probable token"
         for name, plain in UNTOLD.items()
         if getattr(settings, name, None) not in plain
     ]

@@ -1,5 +1,5 @@
-"""Whether an export answers as the model does: its own `runtime.py` runs on made-up rows, of sizes that no graph was
-traced with. A graph that is silently wrong never leaves the folder that it was written in."""
+"""Checks that an export gives the same answers as the model. Its own `runtime.py` runs on made-up rows of other sizes
+than the rows of tracing. So a graph that is silently wrong is not delivered."""
 
 import importlib.util
 import sys
@@ -15,16 +15,16 @@ from .graphs import FUSE, FuseGraph, embedding_name, level_name, mask_name
 from .preparation import made_up_items
 
 
-ROWS = 6  # other numbers of rows and items than those that graphs are traced with
+ROWS = 6  # the numbers of rows and items differ from those of tracing
 SIZE = 5  # of the made-up items
-BOUND = 1e-3  # of the largest number that the model gives: filters of sounds and resized pictures differ by rounding
+BOUND = 1e-3  # as a share of the model's largest number; sound filters and resized pictures differ by rounding
 
 
 def load_runtime(folder: Path) -> Any:
     """The module of an export's own `runtime.py`."""
     spec = importlib.util.spec_from_file_location("mm_hf_runtime_of_an_export", folder / "runtime.py")
     module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
-    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # nothing is left in the folder
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # no file must be left in the folder
     try:
         spec.loader.exec_module(module)  # type: ignore[union-attr]
     finally:
@@ -33,8 +33,8 @@ def load_runtime(folder: Path) -> Any:
 
 
 def made_up_rows(model: MMFusionPreTrainedModel, processor: Any) -> list[dict[str, Any]]:
-    """Rows as a pipeline takes them: of each modality that is not from outside the package one row has none, and two
-    rows share an item."""
+    """Rows as a pipeline takes them. For each modality of the package, one row lacks it, and two rows share an
+    item."""
     rows: list[dict[str, Any]] = [{} for _ in range(ROWS)]
     for place, name in enumerate(model.config.modalities):
         modality = modality_of(name)
@@ -49,7 +49,7 @@ def made_up_rows(model: MMFusionPreTrainedModel, processor: Any) -> list[dict[st
 
 @torch.no_grad()
 def expected_outputs(model: MMFusionPreTrainedModel, processor: Any, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the model itself gives for rows: the outputs of `fuse`, and embeddings of distinct items."""
+    """The model's own results for rows: the outputs of `fuse`, and embeddings of distinct items."""
     arguments: dict[str, Any] = {}
     base: Any = model.base_model
     for name in model.config.modalities:
@@ -82,14 +82,14 @@ def expected_outputs(model: MMFusionPreTrainedModel, processor: Any, rows: list[
 
 
 def largest_difference(model: MMFusionPreTrainedModel, processor: Any, folder: Path) -> float:
-    """How far the numbers of an export are from the model's, at most, as a share of the largest of each kind (or of 1
-    where all are smaller).
+    """The largest difference between the numbers of an export and of the model, as a share of the largest number of
+    each output (or of 1 if all numbers are smaller).
 
     Raises:
-        ValueError: they have other shapes.
+        ValueError: the outputs have different shapes.
     """
     if any(modality_of(name).extra for name in model.config.modalities):
-        return 0.0  # only its own code makes its items
+        return 0.0  # only its own code can make its items
     rows = made_up_rows(model, processor)
     exported = load_runtime(folder).Model(folder)
     loaded: dict[Any, Any] = {}
@@ -100,7 +100,8 @@ def largest_difference(model: MMFusionPreTrainedModel, processor: Any, folder: P
         other = torch.from_numpy(given[name])
         if other.shape != value.shape:
             raise ValueError(
-                f"the exported graphs give {name} of shape {tuple(other.shape)}, and the model {tuple(value.shape)}."
+                f"the exported graphs give {name} with shape {tuple(other.shape)}, but the model gives "
+                f"{tuple(value.shape)}. Please report the encoders and the fusion of this model."
             )
         distance = (other.double() - value.double()).abs().max().item()
         worst = max(worst, distance / max(1.0, value.double().abs().max().item()))
@@ -111,12 +112,13 @@ def check_export(model: MMFusionPreTrainedModel, processor: Any, folder: Path, i
     """See `largest_difference`.
 
     Raises:
-        ValueError: it is more than `BOUND`, and nothing was rounded to 8 bits.
+        ValueError: the difference is above `BOUND`, and the export is not in 8 bits.
     """
     worst = largest_difference(model, processor, folder)
     if not worst <= BOUND and not int8:
         raise ValueError(
-            f"the exported graphs are off by {worst:.3g} of the model's numbers, at most {BOUND} is allowed: "
-            "something in this model does not export. Please report its encoders and fusion."
+            f"the numbers of the exported graphs differ from the model's by a relative {worst:.3g}, and at most "
+            f"{BOUND} is allowed: a part of this model does not export correctly. Please report its "
+            "encoders and fusion."
         )
     return worst

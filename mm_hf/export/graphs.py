@@ -1,8 +1,9 @@
-"""A model cut into graphs: one an encoder, one of all that comes after, and where it writes one of a decoder's step.
+"""Cuts a model into graphs: one per encoder, one for all layers after the encoders, and for a model that writes, one
+for a step of the decoder.
 
-Each is a module that takes tensors by name and gives a dict of them, so that any exporter can trace it. One set of
-graphs serves every pattern of presence: `fuse` takes an item of zeros for a modality that no row has, with an index of
--1 in each row, and the projection puts its absent token in that place, as in any batch where some rows lack it.
+Each graph is a module that takes tensors by name and gives a dict of tensors, so that any exporter can trace it. One
+set of graphs serves all combinations of modalities. If no row has a modality, `fuse` takes an item of zeros with the
+index -1 in each row. Then the projection inserts its absent token, as in any batch where some rows lack the modality.
 
 Notation used for tensor shapes: see `mm_hf.models.modeling_outputs`.
 """
@@ -24,14 +25,14 @@ from ..models.retrieval_mm_fusion import MMFusionForRetrieval
 from ..models.sound import Sound
 
 
-FUSE, STEP = "fuse", "step"  # names of graphs; those of encoders are `encode_<modality>`
+FUSE, STEP = "fuse", "step"  # names of graphs; the names for encoders are `encode_<modality>`
 MASK = "memory_mask"
 
 Tensors = dict[str, torch.Tensor]
 
 
 def level_name(modality: str, number: int) -> str:
-    """The name of a level of features, between the graph that makes it and the one that takes it."""
+    """The name of a level of features, as an output of one graph and an input of the next."""
     return f"{modality}_level_{number}"
 
 
@@ -41,16 +42,16 @@ def mask_name(modality: str) -> str:
 
 
 def embedding_name(modality: str) -> str:
-    """The name of the embeddings of a modality's items, of a model for search."""
+    """The name of the embeddings of a modality's items, for a retrieval model."""
     return f"{modality}_embedding"
 
 
 class EncoderGraph(nn.Module):
-    """An encoder: the raw inputs of a modality, `(U, …)`, to the levels that the fusion reads, and their mask; of a
-    model for search also to the embeddings of the items, `(U, E)`.
+    """An encoder. It takes the raw inputs of a modality, `(U, …)`, and gives the levels that the fusion reads, and
+    their mask. For a retrieval model it also gives the embeddings of the items, `(U, E)`.
 
-    It takes items of one batch, padded alike. An encoder that padding changes (`encode_by_length`) has to be called
-    with items of one length each time, which is up to the caller: see `by_length` of the manifest.
+    The items of a batch are padded to the same length. If padding changes the results of an encoder
+    (`encode_by_length`), the caller has to call it with items of one length: see `by_length` of the manifest.
     """
 
     def __init__(self, model: MMFusionPreTrainedModel, name: str):
@@ -77,11 +78,11 @@ class EncoderGraph(nn.Module):
 
 
 class FuseGraph(nn.Module):
-    """All that comes after the encoders: projection, fusion and head. It takes for each modality its levels and mask,
-    and `<name>_index` `(B,)`, or `(B, places)`, int64, -1 where a row has no item.
+    """The layers after the encoders: projection, fusion and head. For each modality it takes the levels, the mask, and
+    `<name>_index` `(B,)` or `(B, places)`, int64, -1 where a row has no item.
 
-    What it gives: `logits`, of several tasks `logits_<number>` in their order; of CTC `logits` `(B, A, C)` and
-    `memory_mask` `(B, A)`; of a model for search `match` `(B,)`; of one that writes the keys and values of the
+    Its outputs are: `logits`, or for several tasks `logits_<number>` in order; for CTC `logits` `(B, A, C)` and
+    `memory_mask` `(B, A)`; for a retrieval model `match` `(B,)`; for a model that writes the keys and values of the
     decoder's cross-attention, `cross_key_<layer>` and `cross_value_<layer>`, and `memory_mask` `(B, T')`.
     """
 
@@ -90,7 +91,7 @@ class FuseGraph(nn.Module):
         self.model = model
 
     def states(self, inputs: Tensors) -> dict[str, EncoderStates]:
-        """The inputs as the model knows them."""
+        """The inputs as encoder states."""
         base: Any = self.model.base_model
         states = {}
         for name in base.encoders:
@@ -118,8 +119,8 @@ class FuseGraph(nn.Module):
         return {"logits": logits}
 
     def hear(self, model: MMFusionForCTC, tokens: dict[str, TokenStates]) -> Tensors:
-        """What each moment of the sound says. Which tokens are the sound's follows from their numbers: to look for
-        them by their ids would depend on the data."""
+        """The logits for each moment of the sound. The tokens of the sound are found by their position. To find them
+        by their ids would depend on the data."""
         base: Any = model.base_model
         fused, start = base.fuse_tokens(tokens), 0
         for name in base.fusion.token_order():
@@ -132,8 +133,8 @@ class FuseGraph(nn.Module):
         return {"logits": logits, MASK: mask}
 
     def remember(self, model: MMFusionForConditionalGeneration, outputs: Any) -> Tensors:
-        """What the decoder sees of its memory in every step: computed once. It runs on its first token, and what is
-        not asked for falls out of the graph."""
+        """The keys and values of the decoder's memory, which are the same in every step and are computed once. The
+        decoder runs on its first token; unused outputs are removed from the graph."""
         memory, mask = model._memory(outputs)
         first: Any = model.config.decoder_start_token_id
         start = torch.full((memory.shape[0], 1), first, device=memory.device)
@@ -153,9 +154,10 @@ class FuseGraph(nn.Module):
 
 
 class StepGraph(nn.Module):
-    """One step of the decoder: the token that was written last, `decoder_input_ids` `(B, 1)`, what `fuse` gave, and
-    the keys and values of all tokens before it, `self_key_<layer>` and `self_value_<layer>` `(B, A, P, d)`; to the
-    `logits` of the next token, `(B, C)`, and `next_key_<layer>` and `next_value_<layer>`, those with this one's."""
+    """One step of the decoder. Its inputs are the last written token, `decoder_input_ids` `(B, 1)`, the outputs of
+    `fuse`, and the keys and values of all tokens before it, `self_key_<layer>` and `self_value_<layer>` `(B, A, P,
+    d)`. Its outputs are the `logits` of the next token, `(B, C)`, and the keys and values with this token added,
+    `next_key_<layer>` and `next_value_<layer>`."""
 
     def __init__(self, model: MMFusionForConditionalGeneration):
         super().__init__()
@@ -171,7 +173,7 @@ class StepGraph(nn.Module):
             caches[kind] = DynamicCache(layers)
         cache = EncoderDecoderCache(caches["self"], caches["cross"])
         mask = inputs[MASK]
-        # The decoder looks at the length of its memory alone, whose keys and values are there.
+        # The keys and values of the memory are given, so the decoder uses only the length of the memory.
         memory = mask.new_zeros((*mask.shape, 1), dtype=self.decoder.dtype)
         outputs = self.decoder(
             input_ids=inputs["decoder_input_ids"],
@@ -188,7 +190,7 @@ class StepGraph(nn.Module):
 
 
 def graphs_of(model: MMFusionPreTrainedModel) -> dict[str, nn.Module]:
-    """All graphs of a model, by their names, in the order in which they run."""
+    """All graphs of a model by name, in the order in which they run."""
     base: Any = model.base_model
     graphs: dict[str, nn.Module] = {f"encode_{name}": EncoderGraph(model, name) for name in base.encoders}
     if not isinstance(model, MMFusionForRetrieval) or model.config.matching_weight:

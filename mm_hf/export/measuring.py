@@ -1,5 +1,5 @@
-"""What an export says of the rows of a data set, as `mm_hf.evaluation.predict` gives what the model says: the rows go
-through `runtime.py`, from their files to the numbers that metrics are worked out of."""
+"""Runs an export over the rows of a data set, and gives its outputs in the form of `mm_hf.evaluation.predict`. The
+rows go through `runtime.py`, from their files to the numbers for the metrics."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -14,7 +14,7 @@ from . import runtime
 from .graphs import FUSE
 
 
-NOT_FINITE = "The export gives numbers that are not finite, so nothing can be measured: try it without --int8."
+NOT_FINITE = "The export gives numbers that are not finite, so it cannot be measured: export again without --int8."
 
 
 def predict_exported(
@@ -25,22 +25,22 @@ def predict_exported(
     absent: Mapping[str, Collection[int] | None] | None = None,
     title: str | None = None,
 ) -> Any:
-    """Runs an export over rows, in their order.
+    """Runs an export over rows, in order.
 
     Args:
-        exported: of a model that answers rows, and does not search.
-        rows: those of one picture share a batch where `rows.groups` tells.
-        collator: of the model, by which rows are read.
-        batch_size: rows that go through the graphs together.
+        exported: an export of a model that answers rows; not of a retrieval model.
+        rows: rows of the same picture share a batch if `rows.groups` is given.
+        collator: the collator of the model; it reads the rows.
+        batch_size: rows per batch.
         absent: see `MultimodalCollator`.
-        title: of the bar; None: there is none.
+        title: of the progress bar; None: no bar.
 
     Returns:
         see `Predictions.logits`.
 
     Raises:
-        BadRowError: a bad row, where these are not skipped.
-        ValueError: the export cannot read what the model reads.
+        BadRowError: a row is bad, and bad rows are not skipped.
+        ValueError: the export cannot read an item that the model can read.
     """
     groups = len(rows) if rows.groups is None else rows.groups
     batches = list(GroupedBatchSampler(groups, batch_size, shuffle=False))
@@ -67,8 +67,8 @@ def load_row(
     absent: Mapping[str, Collection[int] | None],
     loaded: dict[Any, Any],
 ) -> dict[str, Any]:
-    """The items of a row, see `load` of the runtime; also of a row that has nothing, which the model answers too. What
-    is bad in a row where bad ones are skipped is absent, as the collator has it."""
+    """The items of a row, see `load` of the runtime. A row without items is allowed, because the model answers it too.
+    If bad rows are skipped, a bad item counts as absent, as in the collator."""
     items: dict[str, Any] = {each["name"]: [None] * each["places"] for each in exported.modalities}
     for name in items:
         reader, without = reader_of(name), absent.get(name, ())
@@ -79,12 +79,12 @@ def load_row(
             try:
                 items[name] = exported.load(given, loaded)[name] if given else items[name]
             except runtime.RowError as error:
-                for column in collator.parts[name]:  # raises where nobody can read it
+                for column in collator.parts[name]:  # raises if the model cannot read it either
                     if reader.key(row, column, collator) is not None:
                         reader.load(row, column, collator)
                 raise ValueError(
-                    f"Row {row['row_id']} of split {row['split']!r}: runtime.py cannot read its {name}, which the "
-                    f"model reads ({error}). Please report it."
+                    f"Row {row['row_id']} of split {row['split']!r}: runtime.py cannot read its {name}, but the "
+                    f"model can read it ({error}). Please report this."
                 ) from None
         except BadRowError:
             if collator.on_error == "raise":
@@ -93,10 +93,10 @@ def load_row(
 
 
 def said_of(exported: runtime.Model, feeds: dict[str, Any], rows: int) -> Any:
-    """What a batch of rows is answered with: logits, of several tasks by name, or tokens without their start.
+    """The answers to a batch of rows: logits, for several tasks by name, or tokens without the start token.
 
     Raises:
-        ValueError: numbers that are not finite.
+        ValueError: there are numbers that are not finite.
     """
     outputs, answers = exported.graphs[FUSE](feeds), exported.answers
     if answers["kind"] == "scores":

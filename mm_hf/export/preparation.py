@@ -1,7 +1,7 @@
-"""How `runtime.py` prepares the raw items of a row: what it has to know of each part of a processor, as JSON.
+"""Describes each part of a processor as JSON, so that `runtime.py` can prepare the raw items of a row.
 
-Made-up items, short ones and long ones, show which sizes an encoder is given, and that the runtime makes the same of
-them as the processor.
+Made-up items, short and long ones, show which input sizes of an encoder vary. They also serve to check that the
+runtime prepares items in the same way as the processor.
 """
 
 import math
@@ -22,15 +22,15 @@ from ..models.text import UNKNOWN_LENGTH
 
 TOKENIZER = "tokenizer.json"
 Settings = dict[str, Any]
-# What an image processor may be asked to do that the runtime does not.
+# Steps of image processors that the runtime does not support.
 OTHER_STEPS = ("do_pad", "do_flip_channel_order", "do_reduce_labels", "do_color_quantize", "do_thumbnail", "crop_pct")
 
 
 def picture_preparation(modality: Modality, processor: Any, folder: Path) -> Settings:
-    """Of an image processor that resizes, cuts out the middle, scales and normalises.
+    """Settings of an image processor that resizes, crops the centre, rescales and normalises.
 
     Raises:
-        NotImplementedError: one that does more.
+        NotImplementedError: the image processor has other steps.
     """
     part = processor.image_processor
 
@@ -43,8 +43,9 @@ def picture_preparation(modality: Modality, processor: Any, folder: Path) -> Set
     known = set(size) in ({"height", "width"}, {"shortest_edge"}, {"shortest_edge", "longest_edge"})
     if others or (of("do_resize") and not known):
         raise NotImplementedError(
-            f"{type(part).__name__} does {others or shown(size)}, which the runtime does not: it resizes to a height "
-            "and width or a shortest edge, cuts out the middle, rescales and normalises."
+            f"{type(part).__name__} uses {others or shown(size)}, which runtime.py does not support. It can resize to "
+            "a height and width or to a shortest edge, crop the centre, rescale and normalise: serve the checkpoint "
+            "with torch."
         )
     channels = channels_made(part, {}, processor.image_channels)
     mean, std = [of(name) if of("do_normalize") else None for name in ("image_mean", "image_std")]
@@ -68,22 +69,22 @@ def picture_preparation(modality: Modality, processor: Any, folder: Path) -> Set
 
 
 def text_preparation(modality: Modality, processor: Any, folder: Path) -> Settings:
-    """Of a tokenizer that is one of the library `tokenizers`, whose file is copied."""
+    """Settings of a tokenizer of the library `tokenizers`. Its file is written too."""
     return {**tokenizer_settings(processor, folder), "inputs": modality.made_inputs(processor.tokenizer)}
 
 
 def tokenizer_settings(processor: Any, folder: Path) -> Settings:
-    """What is known of a tokenizer beside its file, which is written.
+    """Writes the file of a tokenizer, and gives its other settings.
 
     Raises:
-        NotImplementedError: a tokenizer that is written in Python.
+        NotImplementedError: the tokenizer is written in Python.
     """
     tokenizer = processor.tokenizer
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or not hasattr(backend, "to_str"):
         raise NotImplementedError(
-            f"{type(tokenizer).__name__} is written in Python, and the runtime has only what the library `tokenizers` "
-            "does: take the tokenizer's fast form."
+            f"{type(tokenizer).__name__} is written in Python, but runtime.py supports only tokenizers of the library "
+            "`tokenizers`: use the fast version of the tokenizer."
         )
     (folder / TOKENIZER).write_text(backend.to_str(), encoding="utf-8")
     longest = tokenizer.model_max_length
@@ -101,10 +102,10 @@ def tokenizer_settings(processor: Any, folder: Path) -> Settings:
 
 
 def sound_preparation(modality: Modality, processor: Any, folder: Path) -> Settings:
-    """Of feature extractors that give waves (Wav2Vec2) or the frames of Whisper, Speech2Text or AST.
+    """Settings of feature extractors that give waves (Wav2Vec2) or the frames of Whisper, Speech2Text or AST.
 
     Raises:
-        NotImplementedError: another feature extractor.
+        NotImplementedError: the feature extractor is another one.
     """
     part, inputs = processor.feature_extractor, modality.made_inputs(processor.feature_extractor)
     name = type(part).__name__.removesuffix("FeatureExtractor")
@@ -124,10 +125,11 @@ def sound_preparation(modality: Modality, processor: Any, folder: Path) -> Setti
     kinds = {"Whisper": "log_mel", "Speech2Text": "filter_banks", "AST": "patches"}
     if name not in kinds or getattr(part, "dither", None) or not hasattr(part, "mel_filters"):
         raise NotImplementedError(
-            f"{type(part).__name__} makes what the runtime cannot; it knows {['Wav2Vec2', *kinds]}, without dither."
+            f"runtime.py does not support {type(part).__name__}; it supports {['Wav2Vec2', *kinds]}, without dither: "
+            "serve the checkpoint with torch."
         )
     whisper = name == "Whisper"
-    if name == "AST":  # its frames are as many as it takes, and it gives no mask
+    if name == "AST":  # it has a fixed number of frames, and gives no mask
         common["inputs"] = [common["input"]]
     window = torch.hann_window(part.n_fft).numpy() if whisper else np.asarray(part.window)
     file = f"{modality.name}.npz"
@@ -153,7 +155,7 @@ def sound_preparation(modality: Modality, processor: Any, folder: Path) -> Setti
 
 
 def table_preparation(modality: Modality, processor: Any, folder: Path) -> Settings:
-    """Of the columns of a table."""
+    """Settings for the columns of a table."""
     schema = processor.table_schema
     names = list(modality.inputs)
     has_columns = [bool(schema.numerical or schema.dates), bool(schema.categorical)]
@@ -166,13 +168,13 @@ def table_preparation(modality: Modality, processor: Any, folder: Path) -> Setti
 
 
 def series_preparation(modality: Modality, processor: Any, folder: Path) -> Settings:
-    """Of the channels of time series."""
+    """Settings for the channels of time series."""
     scaler = processor.series_scaler
     values = {"means": scaler.means, "stds": scaler.stds, "widths": scaler.widths}
     return {"kind": "steps", "names": list(modality.inputs), **values}
 
 
-# By part of a processor how it is described, and items that it is tried with: the first is short, the others longer.
+# The function that describes each part of a processor.
 PREPARATIONS: dict[str, Callable[[Modality, Any, Path], Settings]] = {
     "image_processor": picture_preparation,
     "tokenizer": text_preparation,
@@ -183,18 +185,19 @@ PREPARATIONS: dict[str, Callable[[Modality, Any, Path], Settings]] = {
 
 
 def preparation_of(modality: Modality, processor: Any, folder: Path) -> Settings | None:
-    """How items of a modality are prepared; None of one from outside the package, which only its own code knows."""
+    """How items of a modality are prepared; None for a modality from outside the package, because only its own code
+    can prepare them."""
     return None if modality.extra else PREPARATIONS[modality.part](modality, processor, folder)
 
 
 def made_up_items(modality: Modality, processor: Any, count: int, size: int) -> list[Any]:
-    """Raw items, all different, as a row of a pipeline has them; a larger `size`, from 1 on, makes longer ones."""
+    """Different raw items, as in the row of a pipeline. A larger `size`, of at least 1, gives longer items."""
     draw = np.random.default_rng(size)
     return [MADE_UP[modality.part](processor, draw, size, number) for number in range(count)]
 
 
 def made_up_picture(processor: Any, draw: np.random.Generator, size: int, number: int) -> Any:
-    """Blurred noise: what is sharp to the pixel is resized a little differently everywhere."""
+    """Blurred noise. Sharp pixels would be resized slightly differently by each library."""
     width, height = 96 + 16 * size * (1 + number % 2), 96 + 16 * size * (2 - number % 2)
     noise = draw.integers(0, 256, (8, 8, 3), dtype=np.uint8)
     return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)

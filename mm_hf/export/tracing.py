@@ -1,7 +1,7 @@
-"""Graphs traced by `torch.export`, and written as ONNX or as programs of torch.
+"""Traces graphs with `torch.export`, and writes them as ONNX or as torch programs.
 
-Which dimensions a graph leaves open is found by comparing two examples: what differs between them is open, all else is
-fixed (the size of pictures, say, where the image processor gives one size alone).
+Two examples are compared to find the dynamic dimensions of a graph. Dimensions that differ are dynamic; all others are
+fixed, such as the size of pictures if the image processor gives only one size.
 """
 
 import contextlib
@@ -23,20 +23,20 @@ from .graphs import FUSE, STEP, Tensors
 ONNX, TORCH = "onnx", "torch"
 SUFFIXES = {ONNX: ".onnx", TORCH: ".pt2"}
 LARGEST_FILE = 1.9 * 2**30  # bytes of weights that an ONNX file can hold
-ROWS = (5, 3)  # of the two examples
-WRITTEN = (4, 2)  # tokens before the one of a step
+ROWS = (5, 3)  # number of rows in the two examples
+WRITTEN = (4, 2)  # number of tokens before the token of a step
 
 
 def inputs_of_graphs(
     model: MMFusionPreTrainedModel, graphs: dict[str, nn.Module], items: dict[str, Tensors], rows: int, written: int
 ) -> dict[str, Tensors]:
-    """By graph what goes into it, each run on what those before it gave.
+    """The inputs of each graph. Each graph runs on the outputs of the graphs before it.
 
     Args:
         graphs: see `graphs_of`.
-        items: by modality the model's inputs of distinct items, `(U, …)`.
-        rows: that use them, in turn; the last row has none of the first modality.
-        written: tokens that a decoder has written before.
+        items: by modality, the model's inputs of distinct items, `(U, …)`.
+        rows: number of rows, which use the items in turn; the last row lacks the first modality.
+        written: number of tokens that a decoder has written before.
     """
     base: Any = model.base_model
     inputs: dict[str, Tensors] = {}
@@ -62,8 +62,8 @@ def inputs_of_graphs(
 
 
 def cache_shapes(memory: Tensors) -> dict[str, tuple[int, int, int]]:
-    """The shapes of a decoder's own keys and values of one row before it has written anything, by their names: as wide
-    as those of its memory."""
+    """The shapes of a decoder's own keys and values, by name, for one row before the first token. They are as wide as
+    the keys and values of its memory."""
     return {
         name.replace("cross_", "self_", 1): (value.shape[1], 0, value.shape[3])
         for name, value in memory.items()
@@ -72,7 +72,7 @@ def cache_shapes(memory: Tensors) -> dict[str, tuple[int, int, int]]:
 
 
 def open_dimensions(one: Tensors, other: Tensors) -> dict[str, dict[int, Any]]:
-    """By input the dimensions that differ between two examples."""
+    """For each input, the dimensions that differ between two examples."""
     return {
         name: {
             place: torch.export.Dim.DYNAMIC
@@ -85,7 +85,7 @@ def open_dimensions(one: Tensors, other: Tensors) -> dict[str, dict[int, Any]]:
 
 @contextlib.contextmanager
 def quiet():
-    """Lets exporters say what concerns nobody who exports."""
+    """Hides messages of exporters that do not help the user."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
     levels, verbosity = [logger.level for logger in loggers], transformers_logging.get_verbosity()
     for logger in loggers:
@@ -103,7 +103,7 @@ def quiet():
 
 @contextlib.contextmanager
 def loops_of_recurrent_layers():
-    """Lets recurrent layers be traced as loops: torch would unroll them to the number of steps of the example."""
+    """Traces recurrent layers as loops. By default, torch unrolls them to the number of steps of the example."""
     from torch.export._patches import register_gru_while_loop_decomposition, register_lstm_while_loop_decomposition
 
     with register_lstm_while_loop_decomposition(), register_gru_while_loop_decomposition():
@@ -112,8 +112,9 @@ def loops_of_recurrent_layers():
 
 @torch.no_grad()
 def write_graph(graph: nn.Module, one: Tensors, other: Tensors, path: Path):
-    """Traces a graph on an example, with open dimensions where another one differs, and writes it by the suffix of the
-    path. The library's exporters trace it: they know what torch and ONNX do not carry."""
+    """Traces a graph on an example, and writes it in the format of the path's suffix. Dimensions that differ in the
+    other example are dynamic. transformers' exporters do the tracing, because they handle operations that torch or
+    ONNX do not support."""
     from transformers.exporters.exporter_dynamo import DynamoConfig, DynamoExporter
     from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
 
@@ -128,5 +129,5 @@ def write_graph(graph: nn.Module, one: Tensors, other: Tensors, path: Path):
         program, _ = OnnxExporter().export_program(module, one, OnnxConfig(dynamic_shapes=shapes))
         if sum(parameter.nbytes for parameter in graph.parameters()) < LARGEST_FILE:
             onnx_ir.save(program, str(path))
-        else:  # the weights lie in a file beside it
+        else:  # the weights go into a separate file
             OnnxExporter.save_program(program, path)

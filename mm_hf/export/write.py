@@ -1,4 +1,4 @@
-"""Writes the export of a model: graphs, what prepares their inputs, the manifest that ties them, and `runtime.py`."""
+"""Writes the export of a model: graphs, files that prepare their inputs, the manifest, and `runtime.py`."""
 
 import importlib.util
 import json
@@ -24,7 +24,7 @@ from .tracing import ONNX, ROWS, SUFFIXES, WRITTEN, cache_shapes, inputs_of_grap
 FORMAT = 1
 MANIFEST, RUNTIME = "manifest.json", "runtime.py"
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-ITEMS = (3, 2)  # of each modality in the two examples
+ITEMS = (3, 2)  # number of items per modality in the two examples
 SIZES = (3, 1)  # see `made_up_items`
 VERSIONED = ("torch", "transformers", "onnxruntime", "numpy", "tokenizers", "pillow")
 
@@ -43,20 +43,19 @@ def export_model(
     Args:
         model: in eval mode, on the CPU, float32.
         processor: a `MMFusionProcessor`.
-        folder: to write into; it is there, and empty.
+        folder: an existing, empty folder to write into.
         to: `"onnx"`, or `"torch"` for programs of `torch.export`.
         int8: matrix products in 8 bits, see `quantize`.
-        said: is told what is being done, line by line.
-        checkpoint: checksums of the files that the model was loaded from, by which an export of another state of
-            them is known.
+        said: is called with one line per step.
+        checkpoint: checksums of the files of the checkpoint. With them, a later change of the checkpoint is detected.
 
     Returns:
-        what is to be known of it, sentence by sentence.
+        notes for the user, one sentence each.
 
     Raises:
-        NotImplementedError: a part that the runtime cannot prepare, or a head that it cannot answer with.
+        NotImplementedError: the runtime does not support a part of the processor, or the head.
         ImportError: a package of the extra `export` is missing.
-        ValueError: another `to`, or the exported graphs do not give what the model gives.
+        ValueError: `to` has another value.
     """
     check_packages(to)
     folder = Path(folder)
@@ -102,18 +101,23 @@ def export_model(
 
 
 def check_packages(to: str):
-    """Refuses a form that is none, or what needs packages that are not there."""
+    """Refuses an unknown format, or missing packages.
+
+    Raises:
+        ValueError: `to` has another value.
+        ImportError: packages are missing.
+    """
     if to not in SUFFIXES:
         raise ValueError(f"to must be one of {list(SUFFIXES)}, got {to!r}.")
     lacking = [name for name in (PACKAGES if to == ONNX else ()) if not versions((name,))]
     if importlib.util.find_spec("transformers.exporters") is None:
         lacking.append("transformers from 5.24 on")
     if lacking:
-        raise ImportError(f"Exporting to {to} needs {', '.join(lacking)}: pip install 'mm_hf[export]'.")
+        raise ImportError(f"Exporting to {to} requires {', '.join(lacking)}: pip install 'mm_hf[export]'.")
 
 
 def versions(names: tuple[str, ...] = VERSIONED) -> dict[str, str]:
-    """Of the packages that are installed."""
+    """The versions of the installed packages."""
     known = {}
     for name in names:
         try:
@@ -124,7 +128,7 @@ def versions(names: tuple[str, ...] = VERSIONED) -> dict[str, str]:
 
 
 def inputs_of_items(modality: Modality, model: Any, processor: Any, count: int, size: int) -> Tensors:
-    """The model's inputs of made-up items; of a modality from outside the package zeros."""
+    """The model's inputs for made-up items; for a modality from outside the package, zeros."""
     if modality.extra:
         dummy = modality.dummy_inputs(model.config.encoder_config(modality.name))
         return {name: value.expand(count, *value.shape[1:]).contiguous() for name, value in dummy.items()}
@@ -142,13 +146,13 @@ def about_modality(
     one: dict[str, Tensors],
     other: dict[str, Tensors],
 ) -> dict[str, Any]:
-    """What the manifest says of a modality."""
+    """The entry of a modality in the manifest."""
     config: Any = model.config
     name, graph = modality.name, f"encode_{modality.name}"
-    fused, its = (each.get(FUSE, {}) for each in (one, other))  # a model for search may have none
+    fused, its = (each.get(FUSE, {}) for each in (one, other))  # a retrieval model may have no such graph
     levels: list[dict[str, Any]] = []
     while (key := level_name(name, len(levels))) in fused:
-        sizes = zip(fused[key].shape[1:], its[key].shape[1:])  # what differs is open, and 1 of an item of zeros
+        sizes = zip(fused[key].shape[1:], its[key].shape[1:])  # dynamic sizes are 1 in an item of zeros
         levels.append({"name": key, "dummy": [1, *(1 if size != another else size for size, another in sizes)]})
     frames = getattr(config, "num_frames", None) or 0
     pictures = name == Vision.name

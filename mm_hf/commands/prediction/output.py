@@ -263,7 +263,7 @@ class PredictionFile:
                 old, new = (told.get(differences[0]) for told in (before.get("settings", {}), self.settings))
                 what = f"{differences[0]} {old!r:.300}, and now it is {new!r:.300}"
             raise ValueError(
-                f"{self.path} was begun with {what}. {self.folder} holds {before['rows']:,} finished rows: continue "
+                f"{self.path} was begun with {what}. {self.folder} holds {before['rows']:,} rows of it: continue "
                 "with the same rows and settings, or start again with --overwrite."
             )
         if others:

@@ -288,14 +288,14 @@ def test_a_recipe_that_is_not_there(name, parts, tmp_path, capsys):
 
 def test_a_base_is_read_as_strictly(refused, tmp_path):
     (tmp_path / "one.yaml").write_text("seed: 1\nseed: 2\n")
-    refused("base: one.yaml\n", "'seed' stands twice")
+    refused("base: one.yaml\n", "'seed' is given twice")
     refused("base: two.yaml\n", "two.yaml", "Did you mean 'one.yaml'")
 
 
 @pytest.mark.parametrize(
     ("flags", "parts"),
     [
-        (("--task_weights", "{a: 1, a: 2}"), ("task_weights", "'a' stands twice")),
+        (("--task_weights", "{a: 1, a: 2}"), ("task_weights", "'a' is given twice")),
         (("--task_weights", "{a: .nan}"), ("task_weights", "'nan'")),
         (("--task_weights", "3"), ("task_weights", "3")),
         (("--seed",), ("--seed", "expected one argument")),

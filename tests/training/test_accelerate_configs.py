@@ -44,7 +44,7 @@ def test_accelerate_reads_the_file(name):
     assert {*config.fsdp_config, *config.deepspeed_config} <= set(known)
     text = (FOLDER / f"{name}.yaml").read_text()
     assert text.startswith("# ")
-    assert all(f"\n# {part}: " in text for part in ("When", "Costs", "Tried here"))
+    assert all(f"\n# {part}: " in text for part in ("When", "Costs", "Tested"))
 
 
 def test_flags_win_over_the_file():

@@ -61,8 +61,8 @@ def bad_rows(folder):
 BAD = {
     "a word in a column of ages": ("age", "old", "this must be a finite number, got 'old'"),
     "an infinite age": ("age", "inf", "this must be a finite number, got inf"),
-    "a label beyond float32": ("label", "1e39", "label 1e+39 is no finite number"),
-    "a word for a label": ("label", "unknown", "label 'unknown' is no number"),
+    "a label beyond float32": ("label", "1e39", "label 1e+39"),
+    "a word for a label": ("label", "unknown", "label 'unknown'"),
 }
 
 

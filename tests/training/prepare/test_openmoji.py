@@ -296,7 +296,7 @@ def test_card_names_licences_sources_and_counts(output):
     assert "http://hdl.handle.net/11356/1048" in card
     assert "| test | 381 | 115 | 76 |" in card
     assert "| Flags | 269 |" in card
-    assert "2 pictures of validation and\n10 of test are also in train" in card
+    assert re.search(r"\b2 pictures of\s+validation and 10 (pictures )?of test\b", " ".join(card.split()))
     assert all(package in card for package in openmoji.PACKAGES)
     assert not re.search(r"[{}]", card)
 

@@ -754,7 +754,7 @@ SENSELESS = {
         *[("progress.json", key("evaluations_since", value=value), "evaluations_since") for value in NUMBERS],
         *[("progress.json", key("done", value=value), "done") for value in [0, None, "true"]],
         *[
-            ("progress.json", key("limits", value=value), "limits")
+            ("progress.json", key("limits", value=value), "limit")
             for value in [None, [], [5, None, None], ["6", 0, 0]]
         ],
         *[

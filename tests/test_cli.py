@@ -237,7 +237,7 @@ def test_what_ends_in_yaml_is_a_recipe_and_anything_else_data(words, name, datas
 def test_a_packaged_recipe_is_named_and_a_file_here_goes_first(here, capsys):
     parse_arguments("", ["easy_vqa.yaml"])
     said = capsys.readouterr().out
-    assert "easy_vqa.yaml: that of the package" in said
+    assert "easy_vqa.yaml: from the package" in said
     assert "mm_hf recipes copy easy_vqa" in said
     Path("easy_vqa.yaml").write_text("seed: 7\n")
     assert parse_arguments("", ["easy_vqa.yaml"])[-1].seed == 7

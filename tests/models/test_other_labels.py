@@ -58,7 +58,7 @@ CASES = {
         {"problem_type": MULTI},
         {"problem_type": MULTI, "class_priors": None, "class_weights": WEIGHTS, "id2label": PETS["id2label"]},
         None,
-        ["dropped: class_priors."],
+        ["removed: class_priors."],
     ),
     "names alone, by label": (
         {**PETS, "class_weights": WEIGHTS},
@@ -203,7 +203,7 @@ def test_from_one_task_to_several_and_back(said, tmp_path):
     several.save_pretrained(tmp_path / "several")
     said.clear()
     one = MMFusionForClassification.from_pretrained(tmp_path / "several", num_labels=3)
-    told(said, ["dropped: tasks."])
+    told(said, ["removed: tasks."])
     assert (one.config.tasks, one.config.num_labels) == (None, 3)
     assert is_like(one.classifier, "classes")
 

@@ -131,7 +131,7 @@ def checkpoint(folder: Path, name: str, whole: bool = True):
 @pytest.mark.parametrize(
     ("makes", "said"),
     [
-        (lambda folder: None, r"run .*no checkpoint.*from the beginning"),
+        (lambda folder: None, r"\brun\b.*checkpoint"),
         (lambda folder: checkpoint(folder, "checkpoint-3"), r"run/checkpoint-3\b"),
         (
             lambda folder: [checkpoint(folder, "checkpoint-12", whole=False), checkpoint(folder, "checkpoint-9")],

@@ -23,10 +23,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cards import keep_card
 from datasets import load_from_disk
 from tqdm import tqdm
 
+from benchmarks.cards import keep_card
 from mm_hf.data import names_of_classes
 from mm_hf.training.provenance import commit_or_version
 from mm_hf.training.recipe_files import read_recipe

@@ -195,6 +195,7 @@ def test_predictions(trained, example, tmp_path):
     assert sum(right) / len(right) > 0.5
 
 
+@pytest.mark.slow
 def test_a_stop_changes_nothing(trained, recipe, example, tmp_path):
     ends_alike_after_a_stop(recipe(tmp_path / "run", floors=False), trained, 31)
 
